@@ -1,0 +1,181 @@
+"""How good samples and bounds are, with the floor that even perfect samples do not pass.
+
+A distance between two finite sets of samples is positive even when both come from the data. The
+`floor` is that number; a model's distance means something only beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .processes.base import Process
+from .toy import Density
+
+Metric = Callable[[Tensor, Tensor], float]
+"""A distance between samples: (x (n, d), y (m, d)) -> a number."""
+
+DATA_SEED = 1_000_003
+"""Added to the seed of `evaluate`'s data: no random number serves both as data and as noise."""
+
+
+def sliced_w2(x: Tensor, y: Tensor, projections: int = 128, seed: int = 0) -> float:
+    """Sliced 2-Wasserstein distance: the root mean square of the 1-D W2 over fixed projections.
+
+    x: (n, *shape), y: (m, *shape), in their units, which are the result's too; n and m may differ.
+    The projections come in random orthonormal bases, the same for a seed, so that a shift by v in
+    d dimensions costs exactly ‖v‖/√d when `projections` is a multiple of d. NaN if a sample is
+    not finite. Raises ValueError for samples of unlike shapes and for projections < 1. Rabin et
+    al., "Wasserstein barycenter and its application to texture mixing", 2011.
+
+    >>> x = torch.randn(500, 2)
+    >>> round(sliced_w2(x, x + torch.tensor([3.0, 4.0])), 4)  # 5 / √2
+    3.5355
+    """
+    x, y = _comparable(x, y)
+    if isinstance(projections, bool) or not isinstance(projections, int) or projections < 1:
+        raise ValueError(f"projections must be a whole number of at least 1, got {projections!r}")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        return math.nan
+    directions = _directions(projections, x.shape[1], seed).to(x.device)
+    level = _common_levels(len(x), len(y), x.device)
+    middle, mass = (level[1:] + level[:-1]) / 2, level.diff()
+    at_x = (middle * len(x)).long().clamp_max(len(x) - 1)
+    at_y = (middle * len(y)).long().clamp_max(len(y) - 1)
+    total = 0.0
+    for block in directions.split(16, dim=1):  # a few at a time bounds the memory
+        quantile_x = (x @ block).sort(dim=0).values[at_x]
+        quantile_y = (y @ block).sort(dim=0).values[at_y]
+        total += float((mass @ (quantile_x - quantile_y).square()).sum())
+    return math.sqrt(total / projections)
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """Energy distance 2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖ of the two empirical distributions.
+
+    x: (n, *shape), y: (m, *shape), in their units, which are the result's too (no root is taken).
+    Zero for equal sets, positive otherwise; two points a apart give 2a. Memory is bounded whatever
+    n is. NaN if a sample is not finite. Raises ValueError for samples of unlike shapes. Székely
+    and Rizzo, "Energy statistics", 2013.
+
+    >>> energy_distance(torch.zeros(5, 2), torch.tensor([[3.0, 4.0]]))
+    10.0
+    """
+    x, y = _comparable(x, y)
+    if not (x.isfinite().all() and y.isfinite().all()):
+        return math.nan
+    return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
+
+
+def leak(x: Tensor, density: Density) -> float:
+    """The share of samples that lie off the density's set (see `Density.leaked`). x: (n, 2)."""
+    return density.leaked(x).double().mean().item()
+
+
+def floor(density: Density, n: int, metric: Metric = sliced_w2, seed: int = 0) -> float:
+    """What the metric reads between two independent draws of n points from the data itself.
+
+    One pair of draws, hence a random number too: average over seeds where that matters.
+    Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    both = density.sample(2 * n, seed=seed)
+    return metric(both[:n], both[n:])
+
+
+def bound_gap(bound_mean: float, density: Density) -> float:
+    """Mean bound minus data entropy, nats: at least KL(data ‖ model) of the samples; 0 is perfect.
+
+    Section 3 of the paper: the loss on paths bounds the loss on their ends from above.
+    """
+    return float(bound_mean) - density.entropy()
+
+
+def evaluate(
+    model: Process, density: Density, n: int = 10_000, seed: int = 0
+) -> dict[str, float | int]:
+    """Everything to know about a model of a toy density, each distance with its floor.
+
+    Compares `model.sample(n)` with n fresh points of the data and averages `model.bound` over the
+    latter, in eval mode and without gradients; the model's mode and torch's random state are left
+    as they were, and the same seed gives the same numbers. Returns
+
+    bound, gap: nats, mean bound and its excess over the data entropy;
+    leak: share of samples off the set, those that are not finite included;
+    sliced_w2, sliced_w2_floor, energy, energy_floor: over the finite samples (NaN if there are
+    none), and between data and data;
+    n, seed: as given; non_finite: how many samples were not finite.
+
+    Raises ValueError for n < 1.
+    """
+    data = density.sample(n, seed=seed + DATA_SEED)
+    weight = next(model.parameters(), torch.empty(0))
+    training = model.training
+    model.eval()
+    devices = [weight.device] if weight.is_cuda else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)  # the bound draws its noise from the global generator
+            bound = model.bound(data.to(weight)).double().mean().item()
+            samples = model.sample(n, seed=seed).start.to(data)
+    finally:
+        model.train(training)
+    finite = samples[samples.isfinite().all(dim=1)]
+    return {
+        "bound": bound,
+        "gap": bound_gap(bound, density),
+        "leak": leak(samples, density),
+        "sliced_w2": sliced_w2(finite, data) if len(finite) else math.nan,
+        "sliced_w2_floor": floor(density, n, sliced_w2, seed),
+        "energy": energy_distance(finite, data) if len(finite) else math.nan,
+        "energy_floor": floor(density, n, energy_distance, seed),
+        "n": n,
+        "seed": seed,
+        "non_finite": n - len(finite),
+    }
+
+
+def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both samples as float64 (n, d) and (m, d), or a ValueError that names the argument."""
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor) or value.ndim < 2 or len(value) == 0:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a tensor (n, *shape) with n >= 1, got {got}")
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"x and y must hold samples of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    return x.detach().flatten(1).double(), y.detach().flatten(1).double()
+
+
+def _directions(count: int, dim: int, seed: int) -> Tensor:
+    """Unit vectors, columns of (dim, count): random orthonormal bases side by side."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(dim, count)
+    noise = torch.randn(
+        math.ceil(count / size), dim, size, generator=generator, dtype=torch.float64
+    )
+    bases = torch.linalg.qr(noise).Q
+    return bases.permute(1, 0, 2).flatten(1)[:, :count]
+
+
+def _common_levels(n: int, m: int, device: torch.device) -> Tensor:
+    """The levels in [0, 1] at which one of the two empirical quantile functions jumps, sorted.
+
+    Between two of them both are constant, so the 1-D distance is a finite sum, n = m or not.
+    """
+    # Whole numbers over n m: 1/3 and 2/6 must be one level, not two with a sliver between.
+    jumps = torch.cat([torch.arange(n + 1) * m, torch.arange(m + 1) * n]).unique()
+    return (jumps.double() / (n * m)).to(device)
+
+
+def _mean_distance(x: Tensor, y: Tensor) -> float:
+    """Mean ‖x_i − y_j‖ over all pairs, the diagonal too."""
+    rows = max(1, 2**21 // len(y))
+    exact = "donot_use_mm_for_euclid_dist"  # the fast mode gives ‖x − x‖ > 0
+    total = sum(torch.cdist(c, y, compute_mode=exact).sum().item() for c in x.split(rows))
+    return total / (len(x) * len(y))
