@@ -1,0 +1,38 @@
+"""diffflow_edu: normalizing flows, diffusion and DiffFlow, where the two meet.
+
+Every model is a process that carries particles between data (t = 0) and noise (t = T), and a
+`Trajectory` is what it leaves behind.
+"""
+
+from typing import Any
+
+from diffflow_edu import toy
+from diffflow_edu.processes import DDPM, DiffFlow, Process, Trajectory
+from diffflow_edu.schedules import Schedule
+from diffflow_edu.training import fit
+
+__version__ = "0.1.0"
+__all__ = [
+    "DDPM",
+    "DiffFlow",
+    "Process",
+    "Schedule",
+    "Trajectory",
+    "fit",
+    "play",
+    "pretrained",
+    "toy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Pictures and weights are imported on first use: training on a bare GPU machine needs neither.
+    if name == "play":
+        from diffflow_edu.player import play
+
+        return play
+    if name == "pretrained":
+        from diffflow_edu.zoo import pretrained
+
+        return pretrained
+    raise AttributeError(f"module 'diffflow_edu' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""One file per model, each readable from top to bottom beside its paper."""
+
+from diffflow_edu.processes.base import Process, Trajectory
+from diffflow_edu.processes.ddpm import DDPM
+from diffflow_edu.processes.diffflow import DiffFlow
+
+__all__ = ["DDPM", "DiffFlow", "Process", "Trajectory"]

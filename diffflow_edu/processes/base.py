@@ -1,0 +1,106 @@
+"""What every model here is (a process) and what it leaves behind (a trajectory)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Field = Callable[[Tensor, Tensor], Tensor]
+"""A drift or a score: (x (B, *shape), t 0-d) -> (B, *shape)."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a process leaves behind: particles at every time.
+
+    times: (N + 1,) rising from 0 (data) to T (noise), whichever way the process ran.
+    states: (N + 1, B, *shape), ``states[0]`` on the data side.
+
+    >>> path = Trajectory(torch.tensor([0.0, 1.0]), torch.zeros(2, 5, 2))
+    >>> len(path), path.start.shape
+    (2, torch.Size([5, 2]))
+    """
+
+    times: Tensor
+    states: Tensor
+
+    def __post_init__(self) -> None:
+        if self.times.ndim != 1 or self.states.ndim < 2 or len(self.times) != len(self.states):
+            raise ValueError(
+                "a Trajectory needs times (N + 1,) and states (N + 1, B, *shape), "
+                f"got times {tuple(self.times.shape)} and states {tuple(self.states.shape)}"
+            )
+
+    @property
+    def start(self) -> Tensor:
+        """The data side, (B, *shape)."""
+        return self.states[0]
+
+    @property
+    def end(self) -> Tensor:
+        """The noise side, (B, *shape)."""
+        return self.states[-1]
+
+    def __len__(self) -> int:
+        """The number of states, N + 1."""
+        return len(self.times)
+
+    def __getitem__(self, step: int | slice) -> Tensor:
+        """The particles at one step, (B, *shape); a slice gives several."""
+        return self.states[step]
+
+    def to_numpy(self) -> tuple[np.ndarray, np.ndarray]:
+        """(times, states) as NumPy arrays on the CPU."""
+        return self.times.detach().cpu().numpy(), self.states.detach().cpu().numpy()
+
+
+def standard_normal_log_prob(x: Tensor) -> Tensor:
+    """log N(x; 0, I) of each particle in nats. x: (B, *shape). Returns (B,)."""
+    x = x.flatten(1)
+    return -0.5 * (x.square().sum(1) + x.shape[1] * math.log(2 * math.pi))
+
+
+def check_particles(x: Tensor, name: str = "x") -> None:
+    """Raise a ValueError that names the argument unless x is a float tensor (B, *shape)."""
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{name} must be a torch.Tensor of shape (B, *shape), got {type(x).__name__}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must be floating point (float32 or float64), got {x.dtype}")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape (B, *shape), got {tuple(x.shape)}")
+
+
+class Process(nn.Module):
+    """Carries particles between data (t = 0) and noise (t = T)."""
+
+    def bound(self, x: Tensor) -> Tensor:
+        """An upper bound on −log p(x), or its exact value, in nats. x: (B, *shape). Returns (B,)."""
+        raise NotImplementedError
+
+    def loss(self, x: Tensor) -> Tensor:
+        """What `fit` minimises: an estimate of the mean of `bound`, a 0-d tensor in nats."""
+        return self.bound(x).mean()
+
+    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
+        """Carry data x (B, *shape) to noise."""
+        raise NotImplementedError
+
+    def sample(self, n: int, seed: int | None = None, shape: tuple[int, ...] = (2,)) -> Trajectory:
+        """Carry n particles of the given shape from noise to data."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same as `loss`, so that wrappers such as DistributedDataParallel can train it."""
+        return self.loss(x)
+
+
+def generator_for(seed: int | None, device: torch.device) -> torch.Generator | None:
+    """A generator with this seed on this device; None leaves the choice to torch's global one."""
+    return None if seed is None else torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,230 @@
+"""DiffFlow, the diffusion normalizing flow (Zhang and Chen, NeurIPS 2021, arXiv 2110.07579).
+
+Two stochastic differential equations, one from data to noise, one back:
+
+    dx = f(x, t) dt + g(t) dw                   forward, p_F
+    dx = [f(x, t) − g(t)² s(x, t)] dt + g(t) dw  backward, p_B
+
+Drift f and score s are learned together, so that the two give the same paths: f decides where the
+particles go, s how to bring them back. Equation numbers are the paper's; `diffflow_edu.schedules`
+names the coefficients k, h, s, e, b of a step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffflow_edu.nets import MLP, NoisePrediction
+from diffflow_edu.processes.adjoint import path_bound, path_loss
+from diffflow_edu.processes.base import (
+    Field,
+    Process,
+    Trajectory,
+    check_particles,
+    generator_for,
+    standard_normal_log_prob,
+)
+from diffflow_edu.schedules import Schedule
+
+
+class DiffFlow(Process):
+    """A forward and a backward SDE that share their drift, trained to have the same paths.
+
+    drift, score: callables (x (B, *shape), t 0-d) -> (B, *shape). Modules are held, not copied,
+        and trained; they must be deterministic (no dropout), since the adjoint runs them twice.
+    schedule: the time grid and step coefficients.
+    learn_backward_std: learn one backward standard deviation a step, starting at the schedule's.
+
+    >>> _ = torch.manual_seed(0)
+    >>> model = DiffFlow.mlp(Schedule.log_snr(steps=10))
+    >>> model.bound(torch.randn(3, 2)).shape, len(model.sample(5, seed=0))
+    (torch.Size([3]), 11)
+    """
+
+    def __init__(
+        self, drift: Field, score: Field, schedule: Schedule, learn_backward_std: bool = False
+    ) -> None:
+        super().__init__()
+        for name, field in (("drift", drift), ("score", score)):
+            if not callable(field):
+                raise ValueError(f"{name} must be callable as {name}(x, t), got {field!r}")
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
+        self.drift = drift
+        self.score = score
+        self.schedule = schedule
+        # log of b_i over the schedule's own b_i; zero is the paper's choice.
+        self.log_b_ratio = nn.Parameter(
+            torch.zeros(schedule.steps), requires_grad=learn_backward_std
+        )
+
+    @classmethod
+    def mlp(
+        cls, schedule: Schedule, dim: int = 2, hidden: int = 128, learn_backward_std: bool = False
+    ) -> DiffFlow:
+        """The model of this course for points in ℝ^dim: two MLPs, the drift's last layer at zero."""
+        horizon = float(schedule.times[-1])
+        drift = MLP(dim, hidden, zero_init=True, horizon=horizon)
+        score = NoisePrediction(MLP(dim, hidden, horizon=horizon), schedule.noise_process)
+        return cls(drift, score, schedule, learn_backward_std)
+
+    # The two chains ------------------------------------------------------------------------------
+
+    def forward_mean(self, x: Tensor, i: int, schedule: Schedule | None = None) -> Tensor:
+        """Where x at t_i goes on average: k x + h f(x, t_i). x: (B, *shape)."""
+        c = schedule or self.schedule
+        return float(c.k[i]) * x + float(c.h[i]) * self.drift(x, c.times[i].to(x))
+
+    def forward_step(
+        self, x: Tensor, i: int, noise: Tensor, schedule: Schedule | None = None
+    ) -> Tensor:
+        """x_{i+1} = x_i + f_i(x_i) Δt_i + g_i √Δt_i δF_i (equation 11). noise: δF, like x."""
+        c = schedule or self.schedule
+        return self.forward_mean(x, i, c) + float(c.s[i]) * noise
+
+    def backward_mean(
+        self, x_next: Tensor, i: int, schedule: Schedule | None = None, lam: float = 1.0
+    ) -> Tensor:
+        """The mean of x_i given x_{i+1}: x' − [f(x') − g² s(x')] Δt in the paper (equation 12).
+
+        lam: λ of the marginal-equivalent family (equation 17); 1 is the model's own backward SDE.
+        """
+        c = schedule or self.schedule
+        t = c.times[i + 1].to(x_next)
+        pull = lam**2 * float(c.e[i]) + (1 - lam**2) * float(c.e_ode[i])
+        drift, score = self.drift(x_next, t), self.score(x_next, t)
+        return (x_next - float(c.h[i]) * drift + pull * score) / float(c.k[i])
+
+    def backward_std(self, schedule: Schedule | None = None) -> Tensor:
+        """b, the backward noise of every step, (N,)."""
+        return (schedule or self.schedule).b.to(self.log_b_ratio) * self.log_b_ratio.exp()
+
+    def backward_noise(
+        self, x: Tensor, x_next: Tensor, i: int, schedule: Schedule | None = None
+    ) -> Tensor:
+        """The noise δB that would carry x_next back to x at step i (equation 15).
+
+        x, x_next: (B, *shape), particles at times t_i and t_{i+1}. Returns (B, *shape).
+        """
+        mean = self.backward_mean(x_next, i, schedule)
+        return (x - mean) / self.backward_std(schedule)[i].to(x)
+
+    # The objective -------------------------------------------------------------------------------
+
+    def bound(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        gradient: Literal["adjoint", "autograd"] = "adjoint",
+    ) -> Tensor:
+        """−log p(x) at most, one path a particle, in nats (equations 13 to 16, constants kept).
+
+            −log p_B(x_N) + Σ_i ½(‖δB_i‖² − ‖δF_i‖²) + d Σ_i log(b_i / s_i)
+
+        Its mean over paths and data bounds the mean −log p of the backward chain from above.
+
+        x: (B, *shape). noise: δF, (N, B, *shape), fixes the path; by default it is drawn from
+            torch's global generator.
+        gradient: "adjoint" keeps N + 1 states and recomputes each step (Algorithm 2), "autograd"
+            keeps everything. Same gradient.
+        Returns (B,).
+        """
+        schedule = self._checked(x, noise)
+        if gradient == "adjoint":
+            return path_bound(self, schedule, x, noise)
+        if gradient != "autograd":
+            raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
+
+        bound = self.constant(schedule, x)
+        for i in range(schedule.steps):
+            forward = torch.randn_like(x) if noise is None else noise[i]
+            x_next = self.forward_step(x, i, forward, schedule)
+            backward = self.backward_noise(x, x_next, i, schedule)
+            bound = bound + 0.5 * (backward.square() - forward.square()).flatten(1).sum(1)
+            x = x_next
+        return bound - standard_normal_log_prob(x)
+
+    def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient."""
+        return path_loss(self, self._checked(x, noise), x, noise)
+
+    def constant(self, schedule: Schedule, x: Tensor) -> Tensor:
+        """d Σ log(b_i/s_i) in nats, the part of the bound that no particle changes.
+
+        In the paper's chain the sum telescopes to d log(g_N/g_0).
+        """
+        b = self.backward_std(schedule)
+        return x[0].numel() * (b / schedule.s.to(b)).log().sum().to(x)
+
+    def _checked(self, x: Tensor, noise: Tensor | None) -> Schedule:
+        """Check the arguments of a bound; the grid to use, fresh in training if it is flexible."""
+        check_particles(x)
+        if noise is not None and noise.shape != (self.schedule.steps, *x.shape):
+            raise ValueError(
+                f"noise must have shape (N, B, *shape) = {(self.schedule.steps, *x.shape)}, "
+                f"got {tuple(noise.shape)}"
+            )
+        return self.schedule.draw() if self.training else self.schedule
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Set every backward std to the best for this network and the data x (B, *shape).
+
+        With the means fixed, the bound d log b_i + E‖x_i − mean_i‖²/(2 b_i²) is least at
+        b_i² = E‖x_i − mean_i‖²/d.
+        """
+        path = self.encode(x)
+        for i in range(self.schedule.steps):
+            error = (path[i] - self.backward_mean(path[i + 1], i)).square().mean()
+            self.log_b_ratio[i] = 0.5 * error.log() - self.schedule.b[i].log()
+
+    # The particles -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
+        """Carry data x (B, *shape) to noise by equation 11."""
+        check_particles(x)
+        generator = generator_for(seed, x.device)
+        states = [x]
+        for i in range(self.schedule.steps):
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            states.append(self.forward_step(states[-1], i, noise))
+        return Trajectory(self.schedule.times.to(x), torch.stack(states))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        shape: tuple[int, ...] = (2,),
+        lam: float = 1.0,
+        last_noise: bool = False,
+    ) -> Trajectory:
+        """Carry n particles from N(0, I) to data by equation 12.
+
+        lam: λ of equation 17. 1 is the backward SDE, 0 follows the probability flow.
+        last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a whole number, 1 or more, got {n!r}")
+        if not lam >= 0:
+            raise ValueError(f"lam must be 0 or more, got {lam!r}")
+        like = self.log_b_ratio
+        generator = generator_for(seed, like.device)
+        b = self.backward_std()
+
+        def draw() -> Tensor:
+            return torch.randn(
+                (n, *shape), generator=generator, dtype=like.dtype, device=like.device
+            )
+
+        states = [draw()]
+        for i in reversed(range(self.schedule.steps)):
+            x = self.backward_mean(states[-1], i, lam=lam)
+            if lam > 0 and (i > 0 or last_noise):
+                x = x + lam * b[i] * draw()
+            states.append(x)
+        return Trajectory(self.schedule.times.to(like), torch.stack(states[::-1]))

@@ -1,0 +1,352 @@
+"""Time grids and step coefficients: where a chain stops, and how far and how noisily it steps.
+
+A chain of N steps carries x between data (t = 0) and noise (t = T):
+
+    forward    x_{i+1} = k_i x_i + h_i f(x_i, t_i) + s_i δF_i
+    backward   x_i     = [x_{i+1} − h_i f(x_{i+1}, t_{i+1}) + e_i score(x_{i+1}, t_{i+1})] / k_i + b_i δB_i
+
+The paper's equations 11 and 12 are k = 1, h = Δt, s_i = g_i √Δt, e = g_{i+1}² Δt, b_i = g_{i+1} √Δt. DDPM is the
+same chain with f = 0 and k < 1. Either is a discretisation of a stochastic differential equation,
+
+    dx = [ℓ(t) x + γ(t) f(x, t)] dt + g(t) dw,
+
+which does not know N: a `NoiseProcess` holds its ℓ, γ and g.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+USUAL_STEPS = 30
+"""On the variance-preserving chains γ(t) = g(t) √30, so that h is close to s where N = 30."""
+
+
+class NoiseProcess:
+    """The SDE behind a chain, for any t in [0, T], as a 0-d tensor or a tensor of any shape.
+
+    With the drift at zero, x(t) given x(0) is N(α(t) x(0), σ(t)² I).
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """α(t), what is left of the data."""
+        raise NotImplementedError
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ(t), the standard deviation of the noise that has come in."""
+        raise NotImplementedError
+
+    def linear(self, t: Tensor) -> Tensor:
+        """ℓ(t), the rate of the part of the drift that is linear and fixed."""
+        raise NotImplementedError
+
+    def gain(self, t: Tensor) -> Tensor:
+        """γ(t), the factor before the learned drift."""
+        raise NotImplementedError
+
+    def g(self, t: Tensor) -> Tensor:
+        """g(t), the diffusion coefficient."""
+        raise NotImplementedError
+
+
+class VariancePreserving(NoiseProcess):
+    """dx = −½ β(t) x dt + √β(t) dw, known by its noise-to-signal ratio r(t) = σ/α."""
+
+    def r(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def beta(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 / torch.sqrt(1 + self.r(t).square())
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.r(t) * self.alpha(t)
+
+    def linear(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def gain(self, t: Tensor) -> Tensor:
+        return math.sqrt(USUAL_STEPS) * self.g(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+
+@dataclass(frozen=True)
+class LogSNR(VariancePreserving):
+    """r(t) = r_min [(1 + r_max/r_min)^t − 1]: zero at t = 0, r_max at t = 1, soon geometric."""
+
+    r_min: float
+    r_max: float
+
+    @property
+    def rate(self) -> float:
+        return math.log1p(self.r_max / self.r_min)
+
+    def r(self, t: Tensor) -> Tensor:
+        return self.r_min * torch.expm1(self.rate * t)
+
+    def time_of(self, r: Tensor) -> Tensor:
+        """The t at which the noise-to-signal ratio is r."""
+        return torch.log1p(r / self.r_min) / self.rate
+
+    def beta(self, t: Tensor) -> Tensor:
+        r = self.r(t)
+        return 2 * r * self.rate * (r + self.r_min) / (1 + r.square())
+
+
+@dataclass(frozen=True)
+class LinearBeta(VariancePreserving):
+    """β(t) from 0.1 to 20 (Ho et al. 2020 at N = 1000), integrated exactly."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def r(self, t: Tensor) -> Tensor:
+        integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square()
+        return torch.expm1(integral).sqrt()
+
+
+@dataclass(frozen=True)
+class EulerNoise(NoiseProcess):
+    """The paper's dx = f dt + g(t) dw, g and the variance ∫g² dt read off the grid.
+
+    Between grid times g is interpolated linearly and so is the variance Σ g_i² Δt_i.
+    """
+
+    times: Tensor
+    grid_g: Tensor
+    grid_variance: Tensor
+
+    def _interpolate(self, t: Tensor, values: Tensor) -> Tensor:
+        times, values = self.times.to(t), values.to(t)
+        right = torch.searchsorted(times, t.contiguous()).clamp(1, len(times) - 1)
+        weight = (t - times[right - 1]) / (times[right] - times[right - 1])
+        return torch.lerp(values[right - 1], values[right], weight)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._interpolate(t, self.grid_variance).sqrt()
+
+    def linear(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def gain(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return self._interpolate(t, self.grid_g)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A time grid and the coefficients of every step (see the top of this file).
+
+    times: (N + 1,) rising from 0. k, h, s, e, b: (N,), one number a step, float64 on the CPU.
+    e_ode: (N,), the factor of the score where λ = 0 (the probability flow): e/2 in an Euler
+        step, DDIM's coefficient where the linear part is integrated exactly.
+    noise_process: the SDE in continuous time.
+    """
+
+    times: Tensor
+    k: Tensor
+    h: Tensor
+    s: Tensor
+    e: Tensor
+    b: Tensor
+    e_ode: Tensor
+    noise_process: NoiseProcess
+    redraw: Callable[[], Schedule] | None = None
+
+    @property
+    def steps(self) -> int:
+        """N, the number of steps."""
+        return len(self.times) - 1
+
+    def draw(self) -> Schedule:
+        """The grid for one training batch: a fresh one if the grid is flexible, else itself."""
+        return self if self.redraw is None else self.redraw()
+
+    @staticmethod
+    def euler(times: Tensor, g: Tensor | float) -> Schedule:
+        """The chain of the paper, equations 11 and 12.
+
+        times: (N + 1,) rising from 0. g: (N + 1,) or a number, positive.
+
+        >>> Schedule.euler(torch.tensor([0.0, 0.5, 1.0]), g=1.0).s
+        tensor([0.7071, 0.7071], dtype=torch.float64)
+        """
+        times = _rising(times)
+        g = torch.as_tensor(g, dtype=torch.float64).expand(len(times)) if _is_number(g) else g
+        g = torch.as_tensor(g, dtype=torch.float64)
+        if g.shape != times.shape:
+            raise ValueError(
+                f"g must be a number or have the shape of times {tuple(times.shape)}, got {tuple(g.shape)}"
+            )
+        if not (g > 0).all() or not g.isfinite().all():
+            raise ValueError(f"g must be positive and finite, got a smallest value of {g.min():g}")
+        dt = times.diff()
+        s = g[:-1] * dt.sqrt()
+        e = g[1:].square() * dt
+        variance = torch.cat([torch.zeros(1, dtype=torch.float64), s.square().cumsum(0)])
+        return Schedule(
+            times=times,
+            k=torch.ones_like(dt),
+            h=dt,
+            s=s,
+            e=e,
+            b=g[1:] * dt.sqrt(),
+            e_ode=e / 2,
+            noise_process=EulerNoise(times, g, variance),
+        )
+
+    @staticmethod
+    def polynomial(
+        steps: int, T: float = 0.05, beta: float = 0.9, g: float = 1.0, flexible: bool = False
+    ) -> Schedule:
+        """The paper's grids: L_β, t_i = (i/N)^β T, or the flexible L̂_β.
+
+        flexible: `draw` then gives t_i = [α_i ((i−1)/(N−1))^β + (1−α_i)(i/(N−1))^β] T for
+        0 < i < N, with a fresh α_i ~ U(0, 1) each; t_0 = 0 and t_N = T.
+
+        >>> Schedule.polynomial(steps=4, T=1.0, beta=1.0).times
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+        """
+        _check_steps(steps)
+        _check_positive(T=T, beta=beta, g=g)
+        i = torch.arange(steps + 1, dtype=torch.float64)
+        fixed = Schedule.euler((i / steps) ** beta * T, g)
+
+        def redraw() -> Schedule:
+            if steps == 1:
+                return fixed
+            # Equal times would divide by zero: α keeps clear of 0 and 1.
+            a = torch.rand(steps - 1, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
+            knots = (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** beta * T
+            inner = a * knots[:-1] + (1 - a) * knots[1:]
+            return Schedule.euler(torch.cat([fixed.times[:1], inner, fixed.times[-1:]]), g)
+
+        if not flexible:
+            return fixed
+        return Schedule(**{**vars(fixed), "redraw": redraw})
+
+    @staticmethod
+    def log_snr(steps: int = 30, r_min: float = 6e-3, r_max: float = 8.0) -> Schedule:
+        """Variance preserving; r = σ/α is 0, then geometric from r_min to r_max.
+
+        r_min should be a little below the finest width of the data, r_max large enough to
+        drown it, or small where a learned drift does the rest.
+
+        >>> Schedule.log_snr(steps=3, r_min=0.01, r_max=1.0).times
+        tensor([0.0000, 0.1502, 0.5196, 1.0000], dtype=torch.float64)
+        """
+        _check_steps(steps)
+        _check_positive(r_min=r_min, r_max=r_max)
+        if r_min >= r_max and steps > 1:
+            raise ValueError(f"r_min must be below r_max, got r_min={r_min} and r_max={r_max}")
+        i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+        r = (
+            r_min * (r_max / r_min) ** i
+            if steps > 1
+            else torch.tensor([r_max], dtype=torch.float64)
+        )
+        noise = LogSNR(r_min, r_max)
+        times = noise.time_of(torch.cat([torch.zeros(1, dtype=torch.float64), r]))
+        return _variance_preserving(times, noise)
+
+    @staticmethod
+    def linear_beta(steps: int = 1000) -> Schedule:
+        """DDPM's schedule, β(t) linear from 0.1 to 20 on t in [0, 1], integrated exactly at any N.
+
+        >>> Schedule.linear_beta(steps=1000).s[0]  # the usual β_1 = 1e-4
+        tensor(0.0105, dtype=torch.float64)
+        """
+        _check_steps(steps)
+        times = torch.arange(steps + 1, dtype=torch.float64) / steps
+        return _variance_preserving(times, LinearBeta())
+
+    @staticmethod
+    def geometric(steps: int = 10, s_min: float = 0.008, s_max: float = 0.3) -> Schedule:
+        """Flow-like: k = 1, h = 1/N; the noise s rises from s_min on the data side to s_max.
+
+        Nothing pulls the particles to N(0, I) but the learned drift.
+
+        >>> Schedule.geometric(steps=3, s_min=0.01, s_max=1.0).s
+        tensor([0.0100, 0.1000, 1.0000], dtype=torch.float64)
+        """
+        _check_steps(steps)
+        _check_positive(s_min=s_min, s_max=s_max)
+        i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+        s = s_min * (s_max / s_min) ** i
+        times = torch.arange(steps + 1, dtype=torch.float64) / steps
+        variance = torch.cat([torch.zeros(1, dtype=torch.float64), s.square().cumsum(0)])
+        g = math.sqrt(steps) * torch.cat([s, s[-1:]])
+        e = s.square()
+        return Schedule(
+            times=times,
+            k=torch.ones_like(s),
+            h=torch.full_like(s, 1 / steps),
+            s=s,
+            e=e,
+            b=s.clone(),
+            e_ode=e / 2,
+            noise_process=EulerNoise(times, g, variance),
+        )
+
+
+def _variance_preserving(times: Tensor, noise: VariancePreserving) -> Schedule:
+    alpha, sigma = noise.alpha(times), noise.sigma(times)
+    k = alpha[1:] / alpha[:-1]
+    # s² = σ'² − k²σ² = α'² (r'² − r²), the second form without cancellation at small r.
+    r = sigma / alpha
+    s = alpha[1:] * ((r[1:] - r[:-1]) * (r[1:] + r[:-1])).sqrt()
+    return Schedule(
+        times=times,
+        k=k,
+        h=s * (USUAL_STEPS * times.diff()).sqrt(),
+        s=s,
+        e=s.square(),
+        b=s.clone(),
+        e_ode=sigma[1:].square() - k * sigma[:-1] * sigma[1:],
+        noise_process=noise,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def _check_steps(steps: int) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a whole number, 1 or more, got {steps!r}")
+
+
+def _check_positive(**named: float) -> None:
+    for name, value in named.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def _rising(times: Tensor) -> Tensor:
+    times = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times must have shape (N + 1,) with N ≥ 1, got {tuple(times.shape)}")
+    if times[0] != 0:
+        raise ValueError(f"times must start at 0 (the data side), got {times[0]:g}")
+    if not (times.diff() > 0).all() or not times.isfinite().all():
+        i = int((~(times.diff() > 0)).nonzero()[0]) if not (times.diff() > 0).all() else -1
+        raise ValueError(
+            f"times must rise strictly and be finite, got {times[i]:g} then {times[i + 1]:g} at step {i}"
+        )
+    return times
