@@ -1,0 +1,323 @@
+"""`fit`: one training loop for every process."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from diffflow_edu.processes.base import Process, check_particles
+from diffflow_edu.processes.ddpm import DDPM
+from diffflow_edu.processes.diffflow import DiffFlow
+
+
+class Samplable(Protocol):
+    """Anything that draws data, such as a density of `diffflow_edu.toy`."""
+
+    def sample(self, n: int, seed: int | None = None) -> Tensor:
+        """Draw (n, *shape) particles, from torch's global generator where seed is None."""
+        ...
+
+
+Data = Samplable | Tensor | np.ndarray | Dataset
+
+
+@dataclass
+class History:
+    """What training left in numbers: one entry a step, the warm start first.
+
+    loss: nats, of the batch, before the step. seconds: since the start, resumed time included.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+class NonFiniteLoss(FloatingPointError):
+    """Training stopped at a loss that is not finite; the model holds its last good weights."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: truncated, or of another model or another run."""
+
+
+def fit(
+    model: Process,
+    data: Data,
+    steps: int = 2000,
+    batch_size: int = 512,
+    seed: int = 0,
+    lr: float = 5e-3,
+    warm_start: int = 0,
+    ema: float = 0.99,
+    clip: float = 1.0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    callback: Callable[[int, Process], None] | None = None,
+) -> History:
+    """Train any process on any data; the model ends with the averaged (EMA) weights.
+
+    data: a density of `toy`, a tensor or array (n, *shape), or a torch Dataset whose items are
+        tensors or tuples that begin with one.
+    steps, batch_size: steps of Adam (betas .9, .99; lr falls to 0 along a cosine), particles each.
+    seed: of every random draw; the global generator is left as it was.
+    warm_start: first so many steps of the fixed-drift diffusion inside a DiffFlow. They cost a
+        fraction of a joint step and teach the score where the data is; lr stays constant.
+    ema: decay of the average of the weights, warmed up as (1 + k)/(10 + k). clip: largest norm
+        of the gradient.
+    checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
+        training goes on from it, bit for bit on the CPU.
+    callback: called as callback(step, model) after each step, with the live weights.
+
+    Raises ValueError for arguments that cannot be used, NonFiniteLoss where the loss stops being
+    finite (the model keeps the averaged weights from before), CheckpointError for a checkpoint
+    that does not belong to this model and run.
+    """
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("batch_size", batch_size, 1),
+        ("warm_start", warm_start, 0),
+        ("checkpoint_every", checkpoint_every, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr must be positive and finite, got {lr!r}")
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
+    if warm_start and not isinstance(model, DiffFlow):
+        raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("model has no parameter that requires a gradient")
+    like = parameters[0]
+    draw = _batches(data, batch_size, like)
+
+    first_objective = DDPM.of(model) if warm_start else model
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
+    average = copy.deepcopy(model.state_dict())
+    history = History()
+    total = warm_start + steps
+    run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
+    run |= {"lr": lr, "ema": ema, "clip": clip}
+
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(seed)
+        start = 0
+        if checkpoint is not None and Path(checkpoint).exists():
+            start = _resume(Path(checkpoint), run, model, average, optimizer, history, like)
+        earlier = history.seconds[-1] if history.seconds else 0.0
+        clock = time.perf_counter()
+        model.train()
+        first_objective.train()
+        bar = _progress(total, start)
+        for step in range(start, total):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
+            objective = first_objective if step < warm_start else model
+            loss = objective(draw())
+            value = loss.item()
+            if not math.isfinite(value):
+                bar.close()
+                _adopt(model, average)
+                raise NonFiniteLoss(
+                    f"the loss became {value} at step {step} of {total}; the model keeps the averaged "
+                    f"weights of step {step}. Try a smaller lr (now {lr:g}) or check the data's scale."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            _average(average, model, min(ema, (1 + step) / (10 + step)))
+
+            history.loss.append(value)
+            history.seconds.append(earlier + time.perf_counter() - clock)
+            bar.update()
+            if step % 20 == 0 or step == total - 1:
+                bar.set_postfix_str(f"loss {np.mean(history.loss[-50:]):.3f} nats", refresh=False)
+            if callback is not None:
+                callback(step, model)
+            done = step + 1
+            if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
+                _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+        bar.close()
+    _adopt(model, average)
+    return history
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _average(average: dict[str, Tensor], model: Process, decay: float) -> None:
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+
+def _adopt(model: Process, average: dict[str, Tensor]) -> None:
+    model.load_state_dict(average)
+    model.eval()
+
+
+def _progress(total: int, start: int) -> tqdm:
+    """A one-line bar on stdout; DIFFFLOW_EDU_PROGRESS=0 silences it (stored notebooks, CI)."""
+    return tqdm(
+        total=total,
+        initial=start,
+        file=sys.stdout,
+        disable=os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0",
+        bar_format="{l_bar}{bar:30}| {n_fmt}/{total_fmt} {postfix} [{remaining} left]",
+        mininterval=0.2,
+    )
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+def _batches(data: Data, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
+    """A function that draws one batch, (batch_size, *shape), like the model's parameters."""
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, Tensor):
+        _check_rows(data)
+        return _rows_of(data.to(like), batch_size)
+    if hasattr(data, "sample"):
+        return lambda: data.sample(batch_size).to(like)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return _items_of(data, batch_size, like)
+    raise ValueError(
+        "data must be a density with .sample(n), a tensor or array (n, *shape) or a torch Dataset, "
+        f"got {type(data).__name__}"
+    )
+
+
+def _check_rows(data: Tensor) -> None:
+    if not data.is_floating_point():
+        raise ValueError(f"data must be floating point, got {data.dtype}; scale it first")
+    check_particles(data, "data")
+    if len(data) == 0:
+        raise ValueError(f"data must hold at least one particle, got shape {tuple(data.shape)}")
+    if not data.isfinite().all():
+        bad = int((~data.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(f"data must be finite, got NaN or infinity in {bad} of {len(data)} rows")
+    spread = float(data.std())
+    if len(data) > 1 and not 0.1 < spread < 10:
+        warnings.warn(
+            f"data has a standard deviation of {spread:.3g}; the networks expect about 1. "
+            "Subtract the mean and divide by one number first.",
+            stacklevel=4,
+        )
+
+
+def _rows_of(data: Tensor, batch_size: int) -> Callable[[], Tensor]:
+    def draw() -> Tensor:
+        rows = torch.randint(len(data), (batch_size,))
+        return data[rows.to(data.device)]
+
+    return draw
+
+
+def _items_of(data: Dataset, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
+    if len(data) == 0:
+        raise ValueError("data must hold at least one item, got an empty Dataset")
+
+    def draw() -> Tensor:
+        items = (data[int(row)] for row in torch.randint(len(data), (batch_size,)))
+        rows = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
+        return torch.stack(rows).to(like)
+
+    return draw
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+def _save(
+    path: Path,
+    run: dict[str, float],
+    step: int,
+    model: Process,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    history: History,
+    like: Tensor,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    state = {
+        "run": run,
+        "step": step,
+        "model": model.state_dict(),
+        "average": average,
+        "optimizer": optimizer.state_dict(),
+        "history": asdict(history),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(like.device) if like.is_cuda else None,
+    }
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _resume(
+    path: Path,
+    run: dict[str, float],
+    model: Process,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    history: History,
+    like: Tensor,
+) -> int:
+    """Put everything back as it was; returns the step to go on from."""
+    remedy = "Delete the file or name another one to start anew."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read, it may be truncated ({error}). {remedy}"
+        ) from error
+    if not isinstance(state, dict) or "run" not in state:
+        raise CheckpointError(f"checkpoint {path} was not written by fit. {remedy}")
+    differs = [
+        f"{k}={state['run'].get(k)} there, {v} here"
+        for k, v in run.items()
+        if state["run"].get(k) != v
+    ]
+    if differs:
+        raise CheckpointError(
+            f"checkpoint {path} is of another run ({'; '.join(differs)}). {remedy}"
+        )
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in state["model"].items()}
+    if ours != theirs:
+        name = next(n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n))
+        raise CheckpointError(
+            f"checkpoint {path} is of another architecture: {name} is {theirs.get(name, 'absent')} "
+            f"there and {ours.get(name, 'absent')} in this model. {remedy}"
+        )
+    model.load_state_dict(state["model"])
+    for name, value in state["average"].items():
+        average[name].copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    history.loss[:] = state["history"]["loss"]
+    history.seconds[:] = state["history"]["seconds"]
+    torch.set_rng_state(state["rng"])
+    if like.is_cuda and state["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(state["cuda_rng"], like.device)
+    return state["step"]

@@ -1,0 +1,93 @@
+"""Trained weights that come with the package, and the recipe and command that made each."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from diffflow_edu.processes import DDPM, DiffFlow
+from diffflow_edu.schedules import Schedule
+
+FOLDER = Path(__file__).parent / "weights"
+KINDS = {"diffflow": DiffFlow, "ddpm": DDPM}
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used: truncated, or not one of this package's."""
+
+
+def names() -> list[str]:
+    """The weights at hand, as "kind/density/N".
+
+    >>> "diffflow/olympic_rings/30" in names()
+    True
+    """
+    keys = (path.stem.rsplit("-", 2) for path in FOLDER.glob("*.safetensors"))
+    return ["/".join(key) for key in sorted(keys, key=lambda k: (k[0], k[1], int(k[2])))]
+
+
+def build(recipe: dict[str, Any]) -> DiffFlow:
+    """An untrained model from its recipe: kind, schedule (constructor and arguments), hidden."""
+    constructor, arguments = recipe["schedule"]
+    schedule = getattr(Schedule, constructor)(**arguments)
+    return KINDS[recipe["kind"]].mlp(
+        schedule, hidden=recipe["hidden"], learn_backward_std=recipe["learn_backward_std"]
+    )
+
+
+def pretrained(kind: str, density: str, steps: int | None = None) -> DiffFlow:
+    """A trained model, in eval mode.
+
+    kind: "diffflow" or "ddpm". density: a name of `toy.names()`. steps: N; by default the
+    largest there is. Its `card` says how it was made and what it measured.
+
+    Raises ValueError for a name that is not there, naming the nearest, and WeightsError for a
+    file that cannot be read.
+    """
+    known = [name.split("/") for name in names()]
+    _one_of("kind", kind, {k for k, _, _ in known})
+    _one_of("density", density, {d for k, d, _ in known if k == kind})
+    lengths = sorted(int(n) for k, d, n in known if (k, d) == (kind, density))
+    steps = lengths[-1] if steps is None else steps
+    if steps not in lengths:
+        raise ValueError(f"steps must be one of {lengths} for {kind} on {density}, got {steps!r}")
+    return load(FOLDER / f"{kind}-{density}-{steps}.safetensors")
+
+
+def save_model(path: Path, model: DiffFlow, card: dict[str, Any]) -> None:
+    """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing."""
+    temporary = path.with_name(path.name + ".part")
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    temporary.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
+    temporary.replace(path)
+
+
+def load(path: Path) -> DiffFlow:
+    """The model in a safetensors file written by `save_model`, in eval mode."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads(file.metadata()["card"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model = build(card["recipe"])
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"weights file {path} cannot be used: {error}. It may be truncated or of another "
+            "version; reinstall the package, or make it anew with benchmarks/train_zoo.py."
+        ) from error
+    model.card = card
+    return model.eval()
+
+
+def _one_of(argument: str, value: str, known: set[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), sorted(known), n=1, cutoff=0.0)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown {argument} {value!r}; there are {', '.join(sorted(known))}.{hint}"
+        )
