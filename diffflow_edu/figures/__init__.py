@@ -1,0 +1,22 @@
+"""Static pictures in one style and one palette.
+
+Every function returns a matplotlib Figure and never calls ``plt.show``; a title states the finding
+and is passed by the caller. Time runs from data (left) to noise (right).
+"""
+
+from diffflow_edu.figures.densities import density_map, samples_against_truth
+from diffflow_edu.figures.style import MODES, particle_colors, view_square
+from diffflow_edu.figures.training import loss_curve
+from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
+
+__all__ = [
+    "MODES",
+    "alt_text",
+    "density_map",
+    "film_strip",
+    "loss_curve",
+    "particle_colors",
+    "paths",
+    "samples_against_truth",
+    "view_square",
+]

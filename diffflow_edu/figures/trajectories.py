@@ -1,0 +1,130 @@
+"""Pictures of trajectories: the film strip and the paths of single particles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from diffflow_edu.figures.style import (
+    Color,
+    as_panels,
+    bare_square,
+    digits_for,
+    particle_colors,
+    spread_indices,
+    style,
+    view_square,
+)
+from diffflow_edu.processes.base import Trajectory
+
+
+def film_strip(
+    trajectories: Trajectory | Mapping[str, Trajectory],
+    color: Color = None,
+    steps: int = 6,
+    title: str | None = None,
+    most: int = 4000,
+) -> Figure:
+    """Snapshots of every trajectory: one row per model, time from data (left) to noise (right).
+
+    color: see `particle_colors`. steps: the number of columns. most: at most so many particles
+    are drawn, evenly picked. Raises ValueError for bad trajectories, colours or steps < 2.
+    """
+    panels = as_panels(trajectories)
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2 (data and noise), got {steps}")
+    palette, indices = particle_colors({k: p.start for k, p in panels.items()}, color)
+    arrays = {name: path.to_numpy() for name, path in panels.items()}
+    view = view_square(states for _, states in arrays.values())
+    first_times = next(iter(arrays.values()))[0]
+    shared_times = all(np.array_equal(first_times, times) for times, _ in arrays.values())
+    columns = min(steps, max(len(times) for times, _ in arrays.values()))
+    with style():
+        figure, grid = plt.subplots(
+            len(panels),
+            columns,
+            figsize=(1.75 * columns + 0.4, 1.75 * len(panels) + (0.9 if title else 0.5)),
+            squeeze=False,
+            layout="compressed",
+        )
+        for row, (name, (times, states)) in enumerate(arrays.items()):
+            keep = spread_indices(states.shape[1], most)
+            shades = np.asarray(palette)[indices[name][keep]]
+            shown = np.linspace(0, len(times) - 1, columns).round().astype(int)
+            for column, step in enumerate(shown):
+                axes = grid[row, column]
+                axes.scatter(*states[step, keep].T, s=2.4, c=shades, lw=0, rasterized=True)
+                bare_square(axes, view)
+                if row == 0 or not shared_times:
+                    axes.set_title(_time_label(times, step, side=row == 0))
+            grid[row, 0].set_ylabel(name, fontsize=13, labelpad=6)
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def paths(
+    trajectory: Trajectory,
+    color: Color = None,
+    particles: int = 60,
+    title: str | None = None,
+) -> Figure:
+    """The way each of a few particles takes, from data (ring) to noise (dot).
+
+    color: see `particle_colors`. particles: how many paths, evenly picked. Raises ValueError for a
+    bad trajectory or particles < 1.
+    """
+    panels = as_panels(trajectory)
+    if len(panels) != 1:
+        raise ValueError(f"trajectory must be one Trajectory, got {len(panels)}")
+    if particles < 1:
+        raise ValueError(f"particles must be at least 1, got {particles}")
+    (name, path), *_ = panels.items()
+    palette, indices = particle_colors({name: path.start}, color)
+    _, states = path.to_numpy()
+    keep = spread_indices(states.shape[1], particles)
+    shades = np.asarray(palette)[indices[name][keep]]
+    with style():
+        figure, axes = plt.subplots(figsize=(5.2, 5.5 if title else 5.2), layout="constrained")
+        lines = LineCollection(list(states[:, keep].swapaxes(0, 1)), colors=shades, lw=1, alpha=0.6)
+        axes.add_collection(lines)
+        axes.scatter(*states[0, keep].T, s=26, facecolors="white", edgecolors=shades, zorder=3)
+        axes.scatter(*states[-1, keep].T, s=18, c=shades, lw=0, zorder=3)
+        bare_square(axes, view_square([states[:, keep]]))
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def alt_text(trajectories: Trajectory | Mapping[str, Trajectory], title: str | None = None) -> str:
+    """What a film strip shows, in words; the same text for the same shapes and times.
+
+    >>> import torch
+    >>> alt_text(Trajectory(torch.tensor([0.0, 1.0]), torch.zeros(2, 5, 2)))
+    'Particles from data (t = 0.00, left) to noise (t = 1.00, right): 5 particles in 1 step.'
+    """
+    rows = []
+    for name, path in as_panels(trajectories).items():
+        times, states = path.to_numpy()
+        n = len(times) - 1
+        label = f"{name}, " if name else ""
+        rows.append(f"{label}{states.shape[1]} particles in {n} step{'' if n == 1 else 's'}")
+    digits = digits_for(times)
+    return (
+        (f"{title}. " if title else "")
+        + f"Particles from data (t = {times[0]:.{digits}f}, left) "
+        + f"to noise (t = {times[-1]:.{digits}f}, right): "
+        + "; ".join(rows)
+        + "."
+    )
+
+
+def _time_label(times: np.ndarray, step: int, side: bool) -> str:
+    label = f"t = {times[step]:.{digits_for(times)}f}"
+    if not side:
+        return label
+    return {0: f"data\n{label}", len(times) - 1: f"noise\n{label}"}.get(step, label)

@@ -1,0 +1,238 @@
+"""JupyterLab in headless Chromium, for the tests beside this file.
+
+Chromium is looked for as ``chromium``, ``chromium-browser`` or ``google-chrome`` on the path; where
+there is none every test here is skipped and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import pytest
+
+try:
+    from playwright import sync_api as playwright_api
+except ImportError:
+    playwright_api = None
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+
+# What JupyterLab itself says to the console on a fresh start, none of it about our pages.
+KNOWN_NOISE = [
+    r"/favicon\.ico",  # asked for by the browser
+    # asked for before any workspace or setting was saved, and answered 404
+    r"/lab/api/workspaces/.*404|404.*/lab/api/workspaces/",
+    r"/lab/api/(listings|translations)/",  # the extension lists, when offline
+    r"/api/me\b.*403",
+]
+
+SETTINGS = {
+    # Nothing is asked of the network, and no pop-up covers what a test clicks on.
+    "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
+    # Every cell stays in the page, not only those in view.
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a browser where there is none."""
+    missing = [
+        what
+        for what, found in (("Chromium", CHROMIUM), ("playwright for Python", playwright_api))
+        if found is None
+    ]
+    if missing:
+        skip = pytest.mark.skip(reason=f"not installed here: {', '.join(missing)}")
+        for item in items:
+            if Path(item.path).parent == Path(__file__).parent:
+                item.add_marker(skip)
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab: its address and the folder it serves."""
+
+    url: str
+    folder: Path
+    opened: int = field(default=0)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab on a free port of this machine, serving an empty folder, with its own settings."""
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Own folders, so that neither this machine's settings nor a user's open tabs play a part.
+    private = {
+        name: str(tmp_path_factory.mktemp(name.lower()))
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    settings = tmp_path_factory.mktemp("settings")
+    for name, values in SETTINGS.items():
+        file = settings / "user" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    log = (tmp_path_factory.mktemp("log") / "jupyter.log").open("w+")
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+            "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+            "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+            "--ServerApp.disable_check_xsrf=True",
+            f"--LabApp.user_settings_dir={settings}/user",
+            f"--LabApp.workspaces_dir={settings}/workspaces",
+        ],
+        env=os.environ | private,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api/status", server, log.name)
+        yield Lab(address, folder)
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def _wait_for(address: str, server: subprocess.Popen, log: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"JupyterLab ended at its start:\n{Path(log).read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)  # a poll with a deadline, not a guess at a duration
+    raise TimeoutError(f"JupyterLab did not answer within {seconds} s")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[playwright_api.Browser]:
+    """One headless browser for all tests."""
+    with playwright_api.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+# The prompts of the cells that hold code: [3]: was run, [*]: is running, [ ]: was not run.
+PROMPTS = """() => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]
+    .filter(cell => cell.querySelector('.cm-content')?.textContent.trim())
+    .map(cell => cell.querySelector('.jp-InputPrompt').textContent)"""
+
+
+class Notebook:
+    """A notebook opened in JupyterLab, and what its page complained about."""
+
+    def __init__(self, page: playwright_api.Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+
+    def _hear(self, message: playwright_api.ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(re.search(p, text) for p in KNOWN_NOISE):
+            self.complaints.append(text)
+
+    def run_all(self, seconds: float = 120) -> None:
+        """Run every cell and wait until the kernel has answered the last one."""
+        page = self.page
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=30_000)
+        # "Idle" comes once the kernel listens; before it, Run All would wait for a kernel choice.
+        page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
+        # JupyterLab drops the command when it comes before the notebook is the current widget, and
+        # nothing on the page tells. A started cell shows at once, so asking again is safe.
+        for _ in range(5):
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            try:
+                page.wait_for_function(f"() => ({PROMPTS})().some(p => p !== '[ ]:')", timeout=3000)
+                break
+            except playwright_api.TimeoutError:
+                continue
+        try:
+            page.wait_for_function(
+                f"() => ({PROMPTS})().every(p => /\\d/.test(p))", timeout=1000 * seconds
+            )
+        except playwright_api.TimeoutError:
+            prompts = page.evaluate(PROMPTS)
+            raise AssertionError(f"not every cell was run within {seconds} s: {prompts}") from None
+
+    @property
+    def errors(self) -> list[str]:
+        """The error outputs of its cells."""
+        shown = self.page.locator("[data-mime-type='application/vnd.jupyter.error']")
+        return shown.all_inner_texts()
+
+    @property
+    def players(self) -> playwright_api.Locator:
+        """The players on the page."""
+        return self.page.locator(".diffflow-player")
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, chromium: playwright_api.Browser):
+    """Open a notebook file, or cells given as strings, in JupyterLab in a fresh browser context."""
+    contexts = []
+
+    def opener(*cells: str, path: Path | None = None, **context_options) -> Notebook:
+        lab.opened += 1
+        name = f"{lab.opened}_{path.name if path else 'test.ipynb'}"
+        if path is None:
+            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+            made.metadata["kernelspec"] = {
+                "name": "python3", "display_name": "Python 3", "language": "python",
+            }  # fmt: skip
+            nbformat.write(made, lab.folder / name)
+        else:
+            shutil.copy(path, lab.folder / name)
+        options = {"viewport": {"width": 1280, "height": 900}} | context_options
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        notebook = Notebook(context.new_page())
+        # "reset" opens this notebook alone, without the tabs of the test before.
+        notebook.page.goto(f"{lab.url}/lab/tree/{name}?reset")
+        return notebook
+
+    yield opener
+    for context in contexts:
+        context.close()
+    _end_kernels(lab)
+
+
+def _end_kernels(lab: Lab) -> None:
+    """End the sessions of this test, so that kernels do not pile up in memory."""
+    with urllib.request.urlopen(f"{lab.url}/api/sessions") as answer:
+        sessions = json.load(answer)
+    for session in sessions:
+        request = urllib.request.Request(f"{lab.url}/api/sessions/{session['id']}", method="DELETE")
+        urllib.request.urlopen(request).close()

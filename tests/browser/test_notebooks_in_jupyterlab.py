@@ -1,0 +1,35 @@
+"""The course's notebooks in JupyterLab, as a reader runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def has_player(path: Path) -> bool:
+    cells = nbformat.read(path, as_version=4).cells
+    return any(c.cell_type == "code" and "play(" in c.source for c in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs_without_an_error_and_its_player_answers(path, open_notebook):
+    notebook = open_notebook(path=path)
+    notebook.run_all(seconds=240)  # the budget on a quiet machine is 40 s; nbval keeps that one
+    assert notebook.errors == []
+    if has_player(path):
+        player = notebook.players.first
+        player.locator("canvas").wait_for()
+        slider = player.get_by_role("slider")
+        settle = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+        picture = "canvas => canvas.toDataURL()"
+        slider.fill(slider.get_attribute("min"))  # also ends an autoplay
+        player.evaluate(settle)
+        data = player.locator("canvas").evaluate(picture)
+        slider.fill(slider.get_attribute("max"))
+        player.evaluate(settle)
+        assert player.locator("canvas").evaluate(picture) != data
+    assert notebook.complaints == []

@@ -1,0 +1,221 @@
+"""What the player sends to the page, what it refuses, and what it leaves where no kernel runs."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import diffflow_edu.player as player_package
+from diffflow_edu.figures import MODES, view_square
+from diffflow_edu.player import Player, play
+from diffflow_edu.player.player import MISSING, REACH, quantise
+from diffflow_edu.processes.base import Trajectory
+
+SCRIPT = Path(player_package.__file__).with_name("player.js").read_text(encoding="utf-8")
+
+
+def trajectory(steps: int = 30, particles: int = 2000, seed: int = 0) -> Trajectory:
+    """A ring that spreads to a Gaussian."""
+    g = torch.Generator().manual_seed(seed)
+    angle = 6.2831853 * torch.rand(particles, generator=g)
+    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+    times = torch.linspace(0, 1, steps + 1)
+    noise = torch.randn(particles, 2, generator=g)
+    weight = times[:, None, None]
+    return Trajectory(times, (1 - weight) * ring + weight * noise)
+
+
+def sent(player: Player) -> np.ndarray:
+    """The frames as the page gets them, (N + 1, panels, points, 2)."""
+    shape = (player.spec["frames"], len(player.spec["panels"]), player.spec["points"], 2)
+    return np.frombuffer(player.frames, "<i2").reshape(shape)
+
+
+def sent_colors(player: Player) -> np.ndarray:
+    """The palette indices as the page gets them, (panels, points)."""
+    shape = (len(player.spec["panels"]), player.spec["points"])
+    return np.frombuffer(player.colors, np.uint8).reshape(shape)
+
+
+def three() -> dict[str, Trajectory]:
+    return {name: trajectory(seed=i) for i, name in enumerate(("DDPM", "DiffFlow", "CNF"))}
+
+
+def test_three_panels_of_2000_points_and_31_frames_are_744_kilobytes_sent_once():
+    p = play(three())
+    assert len(p.frames) == 31 * 3 * 2000 * 2 * 2 == 744_000
+    state = p.get_state()
+    sizes = {k: len(v) for k, v in state.items() if isinstance(v, (bytes, memoryview))}
+    assert sizes == {"frames": 744_000, "colors": 6000}
+
+
+def test_points_are_where_they_belong_to_half_a_quantum():
+    panels = three()
+    p = play(panels)
+    states = np.stack([path.states.numpy() for path in panels.values()], axis=1)
+    x, y, half = view_square([states])
+    back = sent(p) * p.spec["reach"] * half + (x, y)
+    assert p.spec["reach"] * half == pytest.approx(REACH * half / 32767)
+    # half a quantum, and room for the rounding of the float arithmetic itself
+    assert np.abs(back - states).max() <= REACH * half / 32767 / 2 * (1 + 1e-9)
+
+
+def test_frames_run_from_data_to_noise_and_panels_keep_their_order():
+    panels = three()
+    p = play(panels)
+    assert p.spec["panels"] == ["DDPM", "DiffFlow", "CNF"]
+    assert p.spec["times"][0] == pytest.approx(np.linspace(0, 1, 31))
+    frames = sent(p)
+    for i, path in enumerate(panels.values()):
+        for step in (0, 17, 30):
+            expected = path.states[step].numpy()
+            for axis in (0, 1):  # correlation, because the test does not want to know the view
+                r = np.corrcoef(frames[step, i, :, axis], expected[:, axis])[0, 1]
+                assert r > 0.999999
+
+
+def test_more_points_than_asked_are_thinned_evenly_and_alike_in_every_panel():
+    a = trajectory(particles=5000)
+    p = play({"a": a, "b": a}, color=torch.arange(5000) % 5, max_points=100)
+    assert p.spec["points"] == 100
+    assert np.array_equal(sent(p)[:, 0], sent(p)[:, 1])
+    keep = np.linspace(0, 4999, 100).round().astype(int)
+    assert np.array_equal(sent_colors(p)[0], keep % 5)
+    again = play({"a": a, "b": a}, color=torch.arange(5000) % 5, max_points=100)
+    assert again.frames == p.frames
+
+
+@pytest.mark.parametrize("as_type", [torch.tensor, np.array, list])
+def test_whole_numbers_are_modes_and_take_the_qualitative_palette(as_type):
+    labels = [i % 10 - 1 for i in range(20)]
+    p = play(trajectory(particles=20), color=as_type(labels))
+    shown = [p.spec["palette"][i] for i in sent_colors(p)[0]]
+    assert shown[1:9] == list(MODES)  # labels 0 to 7
+    assert shown[0] not in MODES  # −1 is no mode
+    assert shown[9] == MODES[0]  # label 8 begins again
+
+
+def test_floats_take_one_scale_for_all_panels_and_nan_is_grey():
+    a, b = trajectory(particles=3), trajectory(particles=3, seed=1)
+    p = play({"a": a, "b": b}, color=lambda x: x[:, 0] * 0 + (x == b.start).all())
+    assert sent_colors(p).tolist() == [[0, 0, 0], [63, 63, 63]]
+    q = play(a, color=torch.tensor([0.0, 1.0, float("nan")]))
+    assert sent_colors(q).tolist() == [[0, 63, 64]]
+
+
+def test_a_callable_colours_each_panel_by_its_own_data_side():
+    a, b = trajectory(particles=50), trajectory(particles=50, seed=1)
+    p = play({"a": a, "b": b}, color=lambda x: (x[:, 0] > 0).long())
+    for i, path in enumerate((a, b)):
+        assert sent_colors(p)[i].tolist() == (path.start[:, 0] > 0).long().tolist()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_coordinates_that_are_not_finite_are_missing_and_counted(bad):
+    path = trajectory(particles=10)
+    clean = sent(play(path))
+    path.states[4, 3, 1] = bad
+    p = play({"a": path, "b": trajectory(particles=10, seed=1)})
+    assert (sent(p)[4, 0, 3] == MISSING).all()
+    assert (sent(p) == MISSING).sum() == 2
+    assert (clean != MISSING).all()
+    assert p.spec["missing"] == [1, 0]
+    assert p.png.startswith(b"\x89PNG")
+
+
+def test_a_particle_that_runs_away_does_not_shrink_the_others():
+    path = trajectory(particles=2000)
+    path.states[-1, 0] = 1e30
+    p = play(path)
+    spread = sent(p)[0, 0].std(axis=0) * p.spec["reach"]  # in half sides of the panel
+    assert (spread > 0.15).all()
+    assert (sent(p)[-1, 0, 0] == 32767).all()
+
+
+def test_quantising_is_monotonic_and_stops_at_the_border():
+    x = np.linspace(-2, 2, 401)
+    q = quantise(np.stack([x, -x], axis=1), (0.0, 0.0), 1.0)
+    assert (np.diff(q[:, 0].astype(int)) >= 0).all()
+    assert q.min() == -32767
+    assert q.max() == 32767
+
+
+def test_the_bundle_has_the_widget_a_small_png_and_words():
+    p = play(three(), color=lambda x: (x[:, 0] > 0).long(), title="Rings dissolve")
+    data, metadata = p._repr_mimebundle_()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == p.model_id
+    assert len(data["image/png"]) < 60_000
+    image = Image.open(io.BytesIO(data["image/png"]))
+    assert image.mode == "P"
+    assert len(image.getcolors()) <= 32
+    assert image.width > 1.5 * image.height > 300
+    assert data["text/plain"] == metadata["image/png"]["alt"] == p.alt
+    for word in ("Rings dissolve", "DDPM", "DiffFlow", "CNF", "30 steps", "2000 particles"):
+        assert word in data["text/plain"]
+
+
+def test_the_words_are_the_same_for_two_equal_players_and_hold_no_object_id():
+    p, q = play(three()), play(three())
+    assert p.model_id != q.model_id
+    assert p.alt == q.alt == repr(p)
+    assert "0x" not in p.alt
+    assert p.png == q.png
+
+
+def test_saving_writes_the_film_strip(tmp_path):
+    p = play(trajectory(steps=3, particles=20))
+    p.save_png(tmp_path / "strip.png")
+    assert (tmp_path / "strip.png").read_bytes() == p.png
+
+
+def test_the_script_asks_for_nothing_from_the_network():
+    without_name_space = SCRIPT.replace('"http:" + "//www.w3.org/2000/svg"', "")
+    found = re.findall(r"https?:|//[a-z]+\.[a-z]|\bimport\b|\bfetch\b|XMLHttp", without_name_space)
+    assert found == []
+    assert "export default { render }" in SCRIPT
+
+
+def test_the_script_touches_no_global_style_and_gives_no_ids():
+    for banned in ("attachShadow", "document.head", "<style", "innerHTML", ".id ="):
+        assert banned not in SCRIPT
+
+
+@pytest.mark.parametrize(
+    ("trajectories", "message"),
+    [
+        ({}, "at least one Trajectory, got an empty dict"),
+        ([1, 2], "must be a Trajectory or a dict of them, got list"),
+        ({"a": 3}, r"trajectories\['a'\] must be a Trajectory, got int"),
+        ({"a": trajectory(3), "b": trajectory(4)}, "3 steps × 2000 .* 'a' and 4 steps"),
+        ({"a": trajectory(3, 5), "b": trajectory(3, 6)}, "5 particles in 'a' and .* 6 particles"),
+        (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 3)), r"points in the plane.*\(2, 5, 3\)"),
+        (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 1, 8, 8)), "points in the plane"),
+        (Trajectory(torch.arange(2.0), torch.zeros(2, 0, 2)), r"got states \(2, 0, 2\)"),
+    ],
+)
+def test_trajectories_that_cannot_be_played_are_refused(trajectories, message):
+    with pytest.raises(ValueError, match=message):
+        play(trajectories)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"color": torch.zeros(7)}, r"one value per particle, \(2000,\), got \(7,\)"),
+        ({"color": torch.zeros(2000, 3)}, r"one value per particle.*\(2000, 3\)"),
+        ({"color": ["red"] * 2000}, "whole numbers or floats"),
+        ({"fps": 0}, "fps must be positive, got 0"),
+        ({"fps": float("nan")}, "fps must be positive, got nan"),
+        ({"max_points": 0}, "max_points must be at least 1, got 0"),
+        ({"direction": "up"}, "direction must be 'forward' or 'backward', got 'up'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        play(trajectory(2), **options)
