@@ -1,0 +1,138 @@
+"""Train the weights that come with the package, and write down what they measure.
+
+    python benchmarks/train_zoo.py --jobs 2                      # all of them
+    python benchmarks/train_zoo.py diffflow/olympic_rings/10     # one
+
+Each model trains on one CPU thread from seed 0. DiffFlow and DDPM get about the same CPU seconds
+(a DDPM step is cheaper, so DDPM takes more of them) and the same number of parameters: two nets of
+width 128, or one of width 192. Every file's card holds the recipe, command, commit, machine and
+measurements; `python benchmarks/train_zoo.py --table` prints them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffflow_edu import fit, metrics, toy, zoo
+
+DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
+STEPS = (5, 10, 30)
+SEED = 0
+
+
+def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
+    """Grid, networks and training of one model. The smallest noise scales with the data's width."""
+    width = density.width / density.scale if density.width else 0.01
+    if kind == "ddpm":
+        r_min, r_max = {5: (1.65 * width, 1.5), 10: (width, 2.0), 30: (width, 4.0)}[steps]
+        schedule = ("log_snr", {"steps": steps, "r_min": r_min, "r_max": r_max})
+        training = {"steps": 20_000, "batch_size": 2000, "warm_start": 0}
+    elif steps == 30:
+        schedule = ("log_snr", {"steps": steps, "r_min": width, "r_max": 3.0})
+        training = {"steps": 1000, "batch_size": 500, "warm_start": 20_000}
+    else:
+        schedule = ("geometric", {"steps": steps, "s_min": 1.3 * width, "s_max": 0.3})
+        training = {"steps": {5: 7500, 10: 4500}[steps], "batch_size": 500, "warm_start": 0}
+    return {
+        "kind": kind,
+        "density": density.name,
+        "schedule": schedule,
+        "hidden": 192 if kind == "ddpm" else 128,
+        "learn_backward_std": kind == "diffflow" and steps == 30,
+        "training": {**training, "lr": 5e-3, "seed": SEED},
+    }
+
+
+def train(name: str, commit: str) -> dict[str, Any]:
+    """Train one model, measure it, and write it into the package. Returns its card."""
+    torch.set_num_threads(1)
+    kind, density_name, steps = name.split("/")
+    density = toy.load(density_name)
+    plan = recipe(kind, density, int(steps))
+    torch.manual_seed(SEED)
+    model = zoo.build(plan)
+    history = fit(model, density, **plan["training"])
+    model.calibrate(density.sample(50_000, seed=SEED + 1))
+    measured = metrics.evaluate(model, density, n=10_000, seed=SEED)
+    card = {
+        "recipe": plan,
+        "command": f"python benchmarks/train_zoo.py {name}",
+        "commit": commit,
+        "machine": machine(),
+        "seconds": round(history.seconds[-1], 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "metrics": measured,
+    }
+    zoo.FOLDER.mkdir(exist_ok=True)
+    zoo.save_model(zoo.FOLDER / f"{kind}-{density_name}-{steps}.safetensors", model, card)
+    return card
+
+
+def machine() -> str:
+    """Processor and torch version: what a measured number belongs to."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor()
+    return f"1 thread of {cpu}, torch {torch.__version__}"
+
+
+def current_commit() -> str:
+    """The commit of the code that trains."""
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() or "unknown"
+
+
+def row(name: str, card: dict[str, Any]) -> str:
+    """One line of the table."""
+    m = card["metrics"]
+    return (
+        f"{name:32s} bound {m['bound']:7.3f}  gap {m['gap']:6.3f}  leak {100 * m['leak']:6.2f} %  "
+        f"sliced W2 {m['sliced_w2']:.3f} (floor {m['sliced_w2_floor']:.3f})  {card['seconds']:4.0f} s"
+    )
+
+
+def main() -> None:
+    """Train what is asked for, at most --jobs models at a time."""
+    everything = [f"{k}/{d}/{n}" for d in DENSITIES for k in zoo.KINDS for n in STEPS]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="such as diffflow/olympic_rings/10")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--commit", help="the commit of this code, where git is not at hand")
+    parser.add_argument("--table", action="store_true", help="print the cards and train nothing")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in everything:
+            parser.error(f"unknown model {name}; there are {', '.join(everything)}")
+    names = options.names or everything
+
+    if options.table:
+        for name in zoo.names():
+            print(
+                row(name, zoo.pretrained(*name.split("/")[:2], steps=int(name.split("/")[2])).card)
+            )
+        return
+    commit = options.commit or current_commit()
+    if len(names) == 1:
+        print(row(names[0], train(names[0], commit)), flush=True)
+        return
+    waiting, running = list(names), []
+    environment = {**os.environ, "DIFFFLOW_EDU_PROGRESS": "0"}
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            command = [sys.executable, __file__, waiting.pop(0), "--commit", commit]
+            running.append(subprocess.Popen(command, env=environment))
+        running[0].wait()
+        running = [process for process in running if process.poll() is None]
+
+
+if __name__ == "__main__":
+    main()
