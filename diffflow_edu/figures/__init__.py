@@ -4,8 +4,8 @@ Every function returns a matplotlib Figure and never calls ``plt.show``; a title
 and is passed by the caller. Time runs from data (left) to noise (right).
 """
 
-from diffflow_edu.figures.densities import density_map, samples_against_truth
-from diffflow_edu.figures.style import MODES, particle_colors, view_square
+from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
+from diffflow_edu.figures.style import MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
 
@@ -14,9 +14,11 @@ __all__ = [
     "alt_text",
     "density_map",
     "film_strip",
+    "gallery",
     "loss_curve",
     "particle_colors",
     "paths",
     "samples_against_truth",
+    "style",
     "view_square",
 ]

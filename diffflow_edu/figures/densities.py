@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import matplotlib.pyplot as plt
@@ -82,6 +82,39 @@ def samples_against_truth(
             # A margin, because the interesting particles are those outside the data's own square.
             bare_square(axes, (x, y, 1.15 * half))
             axes.set_title(name)
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def gallery(densities: Sequence[Density], title: str | None = None, most: int = 4000) -> Figure:
+    """Samples of many densities side by side, five to a row, coloured by mode.
+
+    densities: each with ``sample``, ``mode`` and ``name``. most: particles per panel. Raises
+    ValueError for an empty sequence.
+    """
+    if not len(densities):
+        raise ValueError("densities must hold at least one density, got an empty sequence")
+    columns = min(5, len(densities))
+    rows = -(-len(densities) // columns)
+    with style():
+        figure, grid = plt.subplots(
+            rows,
+            columns,
+            figsize=(2.4 * columns, 2.5 * rows + (0.5 if title else 0)),
+            squeeze=False,
+            layout="compressed",
+        )
+        for axes in grid.flat[len(densities) :]:
+            axes.set_visible(False)
+        for axes, density in zip(grid.flat, densities, strict=False):
+            x = density.sample(most, seed=0)
+            palette, indices = particle_colors({"": x}, density.mode)
+            axes.scatter(
+                *x.numpy().T, s=2, c=np.asarray(palette)[indices[""]], lw=0, rasterized=True
+            )
+            bare_square(axes, view_square([x.numpy()]))
+            axes.set_title(density.name.replace("_", " "))
         if title:
             figure.suptitle(title)
     return figure

@@ -1,0 +1,124 @@
+"""Write the tables and pictures of the README: python -m tools.readme."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from diffflow_edu import metrics, pretrained, toy, zoo  # noqa: E402
+from diffflow_edu.figures import film_strip  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+ASSETS = ROOT / "notebooks" / "assets"
+TITLES = {
+    "olympic_rings": "five crossing rings, width 0.01",
+    "four_rings": "four rings, width 0.01",
+    "rotated_gaussian": "thin ring, width 0.001",
+    "checkerboard": "checkerboard",
+}
+
+
+def example(readme: str) -> str:
+    """The Python of the README's three lines."""
+    return re.search(r"<!-- example.*?```python\n(.*?)```", readme, re.DOTALL)[1]
+
+
+def zoo_table() -> str:
+    """One row per set and N, DDPM beside DiffFlow, from the cards of the weights."""
+    cards = {name: pretrained(*split(name)).card for name in zoo.names()}
+    lines = [
+        "| data | N | gap, DDPM | gap, DiffFlow | leak, DDPM | leak, DiffFlow "
+        "| W2, DDPM | W2, DiffFlow | floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for density, title in TITLES.items():
+        for steps in (5, 10, 30):
+            a, b = (cards[f"{kind}/{density}/{steps}"]["metrics"] for kind in ("ddpm", "diffflow"))
+            cells = [f"{m['gap']:.2f}" for m in (a, b)]
+            cells += [f"{m['leak']:.1%}" for m in (a, b)]
+            cells += [f"{m['sliced_w2']:.3f}" for m in (a, b)]
+            cells.append(f"{a['sliced_w2_floor']:.3f}")
+            lines.append(f"| {title} | {steps} | " + " | ".join(cells) + " |")
+    seconds = [card["seconds"] for card in cards.values()]
+    machines = sorted({card["machine"] for card in cards.values()})
+    lines.append("")
+    lines.append(
+        f"Trained in {min(seconds):.0f} to {max(seconds):.0f} s each on {'; '.join(machines)}."
+    )
+    return "\n".join(lines)
+
+
+def split(name: str) -> tuple[str, str, int]:
+    """The arguments of `pretrained` for a name of the zoo."""
+    kind, density, steps = name.split("/")
+    return kind, density, int(steps)
+
+
+def adjoint_table() -> str:
+    """Step time and memory from benchmarks/results/adjoint.json."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "adjoint.json").read_text())
+    return result["table"]
+
+
+def with_table(readme: str, name: str, table: str) -> str:
+    """The README with the table between its two marks replaced."""
+    pattern = rf"(<!-- {name} table: [^\n]*-->\n).*?(<!-- end of {name} table -->)"
+    return re.sub(pattern, lambda m: m[1] + "\n" + table + "\n\n" + m[2], readme, flags=re.DOTALL)
+
+
+def rewritten(readme: str) -> str:
+    """The README as it should be."""
+    readme = with_table(readme, "zoo", zoo_table())
+    return with_table(readme, "adjoint", adjoint_table())
+
+
+def draw_pictures(readme: str) -> None:
+    """The film strips: pretrained models on the rings, and the README's own example."""
+    density = toy.load("olympic_rings")
+    x = density.sample(4000, seed=1)
+    names = {"DDPM": "ddpm", "DiffFlow": "diffflow"}
+    models = {title: pretrained(kind, "olympic_rings", steps=10) for title, kind in names.items()}
+    paths = {title: model.encode(x, seed=0) for title, model in models.items()}
+    title = "DDPM stirs, DiffFlow steers: five crossing rings on their way to noise"
+    save(film_strip(paths, color=density.mode, title=title), "rings.png")
+
+    names = {}
+    exec(example(readme), names)
+    path = names["model"].sample(4000, seed=0)
+    save(film_strip(path, title="Your own points, from data to noise and back"), "own_points.png")
+    print(
+        f"sliced W2 to the points: {metrics.sliced_w2(path.start, to_tensor(names['points'])):.3f}"
+    )
+
+
+def to_tensor(points):  # noqa: ANN001, ANN201
+    """The example's array as a float32 tensor."""
+    import torch
+
+    return torch.from_numpy(points).float()
+
+
+def save(figure: matplotlib.figure.Figure, name: str) -> None:
+    """Write a small PNG, all or nothing."""
+    from PIL import Image
+
+    ASSETS.mkdir(exist_ok=True)
+    path = ASSETS / name
+    figure.savefig(path, dpi=110)
+    image = Image.open(path).convert("RGB").quantize(48)
+    temporary = path.with_suffix(".part")
+    image.save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    draw_pictures(text)
+    README.write_text(rewritten(text))
