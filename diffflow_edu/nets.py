@@ -1,4 +1,4 @@
-"""The small network for points in the plane (or any vector), and what turns its output into a score."""
+"""The small network for points in the plane (or any vector), and how its output is a score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffflow_edu.schedules import NoiseProcess
+from diffflow_edu.schedules import NoiseProcess, check_whole
 
 
 class MLP(nn.Module):
@@ -34,6 +34,10 @@ class MLP(nn.Module):
         horizon: float = 1.0,
     ) -> None:
         super().__init__()
+        check_whole("dim", dim)
+        check_whole("hidden", hidden)
+        check_whole("depth", depth)
+        check_whole("frequencies", frequencies, least=0)
         self.dim = dim
         self.register_buffer("x_frequencies", 2.0 ** torch.arange(frequencies), persistent=False)
         t_frequencies = torch.exp(torch.linspace(0, math.log(100.0), 16)) / horizon
@@ -49,6 +53,7 @@ class MLP(nn.Module):
             nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The field at x and t, of the shape of x."""
         if x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must have {self.dim} numbers a particle, got shape {tuple(x.shape)}"
@@ -71,10 +76,13 @@ class NoisePrediction(nn.Module):
 
     def __init__(self, net: nn.Module, noise_process: NoiseProcess) -> None:
         super().__init__()
+        if not isinstance(noise_process, NoiseProcess):
+            raise ValueError(f"noise_process must be a NoiseProcess, got {noise_process!r}")
         self.net = net
         self.noise_process = noise_process
         self.takes_many_times = getattr(net, "takes_many_times", False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The score at x (B, *shape) and t > 0, 0-d or of leading axes of x."""
         sigma = self.noise_process.sigma(t)
         return -self.net(x, t) / sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))

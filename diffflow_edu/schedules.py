@@ -3,10 +3,11 @@
 A chain of N steps carries x between data (t = 0) and noise (t = T):
 
     forward    x_{i+1} = k_i x_i + h_i f(x_i, t_i) + s_i δF_i
-    backward   x_i     = [x_{i+1} − h_i f(x_{i+1}, t_{i+1}) + e_i score(x_{i+1}, t_{i+1})] / k_i + b_i δB_i
+    backward   x_i     = [x' − h_i f(x', t') + e_i score(x', t')] / k_i + b_i δB_i
 
-The paper's equations 11 and 12 are k = 1, h = Δt, s_i = g_i √Δt, e = g_{i+1}² Δt, b_i = g_{i+1} √Δt. DDPM is the
-same chain with f = 0 and k < 1. Either is a discretisation of a stochastic differential equation,
+with x' = x_{i+1} and t' = t_{i+1}. The paper's equations 11 and 12 are k = 1, h = Δt,
+s_i = g_i √Δt, e_i = g_{i+1}² Δt and b_i = g_{i+1} √Δt. DDPM is the same chain with f = 0 and
+k < 1. Either is a discretisation of a stochastic differential equation,
 
     dx = [ℓ(t) x + γ(t) f(x, t)] dt + g(t) dw,
 
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -57,24 +60,31 @@ class VariancePreserving(NoiseProcess):
     """dx = −½ β(t) x dt + √β(t) dw, known by its noise-to-signal ratio r(t) = σ/α."""
 
     def r(self, t: Tensor) -> Tensor:
+        """r(t) = σ/α, the noise-to-signal ratio; zero at t = 0."""
         raise NotImplementedError
 
     def beta(self, t: Tensor) -> Tensor:
+        """β(t) = d log(1 + r²)/dt."""
         raise NotImplementedError
 
     def alpha(self, t: Tensor) -> Tensor:
+        """α = 1/√(1 + r²)."""
         return 1 / torch.sqrt(1 + self.r(t).square())
 
     def sigma(self, t: Tensor) -> Tensor:
+        """σ = r α, so that α² + σ² = 1."""
         return self.r(t) * self.alpha(t)
 
     def linear(self, t: Tensor) -> Tensor:
+        """ℓ = −β/2."""
         return -0.5 * self.beta(t)
 
     def gain(self, t: Tensor) -> Tensor:
+        """γ = √30 g."""
         return math.sqrt(USUAL_STEPS) * self.g(t)
 
     def g(self, t: Tensor) -> Tensor:
+        """g = √β."""
         return self.beta(t).sqrt()
 
 
@@ -87,9 +97,11 @@ class LogSNR(VariancePreserving):
 
     @property
     def rate(self) -> float:
+        """How fast log(r + r_min) rises."""
         return math.log1p(self.r_max / self.r_min)
 
     def r(self, t: Tensor) -> Tensor:
+        """r_min [exp(rate t) − 1]."""
         return self.r_min * torch.expm1(self.rate * t)
 
     def time_of(self, r: Tensor) -> Tensor:
@@ -97,6 +109,7 @@ class LogSNR(VariancePreserving):
         return torch.log1p(r / self.r_min) / self.rate
 
     def beta(self, t: Tensor) -> Tensor:
+        """2 r r'/(1 + r²), with r' = rate (r + r_min)."""
         r = self.r(t)
         return 2 * r * self.rate * (r + self.r_min) / (1 + r.square())
 
@@ -109,14 +122,16 @@ class LinearBeta(VariancePreserving):
     beta_max: float = 20.0
 
     def beta(self, t: Tensor) -> Tensor:
+        """Linear in t."""
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
     def r(self, t: Tensor) -> Tensor:
+        """√(exp ∫β dt − 1)."""
         integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square()
         return torch.expm1(integral).sqrt()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EulerNoise(NoiseProcess):
     """The paper's dx = f dt + g(t) dw, g and the variance ∫g² dt read off the grid.
 
@@ -134,22 +149,27 @@ class EulerNoise(NoiseProcess):
         return torch.lerp(values[right - 1], values[right], weight)
 
     def alpha(self, t: Tensor) -> Tensor:
+        """1: nothing shrinks the data."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
+        """√(∫g² dt)."""
         return self._interpolate(t, self.grid_variance).sqrt()
 
     def linear(self, t: Tensor) -> Tensor:
+        """0: all the drift is learned."""
         return torch.zeros_like(t)
 
     def gain(self, t: Tensor) -> Tensor:
+        """1."""
         return torch.ones_like(t)
 
     def g(self, t: Tensor) -> Tensor:
+        """g, as given at the grid times."""
         return self._interpolate(t, self.grid_g)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
     """A time grid and the coefficients of every step (see the top of this file).
 
@@ -157,6 +177,10 @@ class Schedule:
     e_ode: (N,), the factor of the score where λ = 0 (the probability flow): e/2 in an Euler
         step, DDIM's coefficient where the linear part is integrated exactly.
     noise_process: the SDE in continuous time.
+    redraw: makes another grid of the same kind, for grids that change from batch to batch.
+
+    >>> Schedule.log_snr(steps=10)
+    Schedule(steps=10, T=1, k 1 … 0.463, h 0.0102 … 1.62, s 0.006 … 0.886, b 0.006 … 0.886)
     """
 
     times: Tensor
@@ -174,6 +198,14 @@ class Schedule:
         """N, the number of steps."""
         return len(self.times) - 1
 
+    def __repr__(self) -> str:
+        first_to_last = ", ".join(
+            f"{name} {float(values[0]):.3g} … {float(values[-1]):.3g}"
+            for name, values in (("k", self.k), ("h", self.h), ("s", self.s), ("b", self.b))
+        )
+        flexible = "" if self.redraw is None else ", flexible"
+        return f"Schedule(steps={self.steps}, T={self.times[-1]:g}, {first_to_last}{flexible})"
+
     def draw(self) -> Schedule:
         """The grid for one training batch: a fresh one if the grid is flexible, else itself."""
         return self if self.redraw is None else self.redraw()
@@ -188,18 +220,21 @@ class Schedule:
         tensor([0.7071, 0.7071], dtype=torch.float64)
         """
         times = _rising(times)
-        g = torch.as_tensor(g, dtype=torch.float64).expand(len(times)) if _is_number(g) else g
-        g = torch.as_tensor(g, dtype=torch.float64)
+        g = _numbers("g", g)
+        if g.ndim == 0:
+            g = g.expand(len(times))
         if g.shape != times.shape:
             raise ValueError(
-                f"g must be a number or have the shape of times {tuple(times.shape)}, got {tuple(g.shape)}"
+                f"g must be a number or have the shape of times {tuple(times.shape)}, "
+                f"got {tuple(g.shape)}"
             )
-        if not (g > 0).all() or not g.isfinite().all():
-            raise ValueError(f"g must be positive and finite, got a smallest value of {g.min():g}")
+        bad = g[~((g > 0) & g.isfinite())]
+        if len(bad) > 0:
+            raise ValueError(f"g must be positive and finite, got {bad[0]:g}")
         dt = times.diff()
         s = g[:-1] * dt.sqrt()
         e = g[1:].square() * dt
-        variance = torch.cat([torch.zeros(1, dtype=torch.float64), s.square().cumsum(0)])
+        variance = _with_zero(s.square().cumsum(0))
         return Schedule(
             times=times,
             k=torch.ones_like(dt),
@@ -223,23 +258,13 @@ class Schedule:
         >>> Schedule.polynomial(steps=4, T=1.0, beta=1.0).times
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
         """
-        _check_steps(steps)
+        check_whole("steps", steps)
         _check_positive(T=T, beta=beta, g=g)
         i = torch.arange(steps + 1, dtype=torch.float64)
         fixed = Schedule.euler((i / steps) ** beta * T, g)
-
-        def redraw() -> Schedule:
-            if steps == 1:
-                return fixed
-            # Equal times would divide by zero: α keeps clear of 0 and 1.
-            a = torch.rand(steps - 1, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-            knots = (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** beta * T
-            inner = a * knots[:-1] + (1 - a) * knots[1:]
-            return Schedule.euler(torch.cat([fixed.times[:1], inner, fixed.times[-1:]]), g)
-
-        if not flexible:
-            return fixed
-        return Schedule(**{**vars(fixed), "redraw": redraw})
+        # A partial, not a closure, so that a model with this schedule can be pickled.
+        redraw = partial(_draw_flexible, steps, T, beta, g)
+        return replace(fixed, redraw=redraw) if flexible and steps > 1 else fixed
 
     @staticmethod
     def log_snr(steps: int = 30, r_min: float = 6e-3, r_max: float = 8.0) -> Schedule:
@@ -251,18 +276,12 @@ class Schedule:
         >>> Schedule.log_snr(steps=3, r_min=0.01, r_max=1.0).times
         tensor([0.0000, 0.1502, 0.5196, 1.0000], dtype=torch.float64)
         """
-        _check_steps(steps)
+        check_whole("steps", steps)
         _check_positive(r_min=r_min, r_max=r_max)
-        if r_min >= r_max and steps > 1:
+        if r_min >= r_max:
             raise ValueError(f"r_min must be below r_max, got r_min={r_min} and r_max={r_max}")
-        i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
-        r = (
-            r_min * (r_max / r_min) ** i
-            if steps > 1
-            else torch.tensor([r_max], dtype=torch.float64)
-        )
         noise = LogSNR(r_min, r_max)
-        times = noise.time_of(torch.cat([torch.zeros(1, dtype=torch.float64), r]))
+        times = noise.time_of(_with_zero(_geometric(steps, r_min, r_max)))
         return _variance_preserving(times, noise)
 
     @staticmethod
@@ -272,7 +291,7 @@ class Schedule:
         >>> Schedule.linear_beta(steps=1000).s[0]  # the usual β_1 = 1e-4
         tensor(0.0105, dtype=torch.float64)
         """
-        _check_steps(steps)
+        check_whole("steps", steps)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         return _variance_preserving(times, LinearBeta())
 
@@ -285,12 +304,11 @@ class Schedule:
         >>> Schedule.geometric(steps=3, s_min=0.01, s_max=1.0).s
         tensor([0.0100, 0.1000, 1.0000], dtype=torch.float64)
         """
-        _check_steps(steps)
+        check_whole("steps", steps)
         _check_positive(s_min=s_min, s_max=s_max)
-        i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
-        s = s_min * (s_max / s_min) ** i
+        s = _geometric(steps, s_min, s_max)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
-        variance = torch.cat([torch.zeros(1, dtype=torch.float64), s.square().cumsum(0)])
+        variance = _with_zero(s.square().cumsum(0))
         g = math.sqrt(steps) * torch.cat([s, s[-1:]])
         e = s.square()
         return Schedule(
@@ -323,30 +341,55 @@ def _variance_preserving(times: Tensor, noise: VariancePreserving) -> Schedule:
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
+def _draw_flexible(steps: int, T: float, beta: float, g: float) -> Schedule:
+    """One grid of L̂_β, from torch's global generator."""
+    # Equal times would divide by zero: α keeps clear of 0 and 1.
+    a = torch.rand(steps - 1, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
+    knots = (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** beta * T
+    inner = a * knots[:-1] + (1 - a) * knots[1:]
+    return Schedule.euler(torch.cat([knots[:1], inner, knots[-1:]]), g)
 
 
-def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number, 1 or more, got {steps!r}")
+def _geometric(count: int, first: float, last: float) -> Tensor:
+    """Numbers in constant ratio, (count,); a single one is the last."""
+    i = torch.arange(count, dtype=torch.float64) - (count - 1)
+    return last * (last / first) ** (i / max(count - 1, 1))
+
+
+def _with_zero(values: Tensor) -> Tensor:
+    return torch.cat([values.new_zeros(1), values])
+
+
+def check_whole(name: str, value: int, least: int = 1) -> None:
+    """Raise a ValueError that names the argument unless value is a whole number, least or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
 
 
 def _check_positive(**named: float) -> None:
     for name, value in named.items():
-        if not (value > 0 and math.isfinite(value)):
+        if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
+def _numbers(name: str, values: object) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be numbers, got {values!r}") from None
+
+
 def _rising(times: Tensor) -> Tensor:
-    times = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
+    times = _numbers("times", times)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"times must have shape (N + 1,) with N ≥ 1, got {tuple(times.shape)}")
+    if not times.isfinite().all():
+        raise ValueError(f"times must be finite, got {times[~times.isfinite()][0]:g}")
     if times[0] != 0:
         raise ValueError(f"times must start at 0 (the data side), got {times[0]:g}")
-    if not (times.diff() > 0).all() or not times.isfinite().all():
-        i = int((~(times.diff() > 0)).nonzero()[0]) if not (times.diff() > 0).all() else -1
+    if not (times.diff() > 0).all():
+        i = int((times.diff() <= 0).nonzero()[0])
         raise ValueError(
-            f"times must rise strictly and be finite, got {times[i]:g} then {times[i + 1]:g} at step {i}"
+            f"times must rise strictly, got {times[i]:g} then {times[i + 1]:g} at step {i}"
         )
     return times

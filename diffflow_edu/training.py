@@ -22,6 +22,7 @@ from tqdm import tqdm
 from diffflow_edu.processes.base import Process, check_particles
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.schedules import check_whole
 
 
 class Samplable(Protocol):
@@ -68,7 +69,7 @@ def fit(
     checkpoint_every: int = 500,
     callback: Callable[[int, Process], None] | None = None,
 ) -> History:
-    """Train any process on any data; the model ends with the averaged (EMA) weights.
+    """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
     data: a density of `toy`, a tensor or array (n, *shape), or a torch Dataset whose items are
         tensors or tuples that begin with one.
@@ -82,22 +83,22 @@ def fit(
         training goes on from it, bit for bit on the CPU.
     callback: called as callback(step, model) after each step, with the live weights.
 
-    Raises ValueError for arguments that cannot be used, NonFiniteLoss where the loss stops being
-    finite (the model keeps the averaged weights from before), CheckpointError for a checkpoint
-    that does not belong to this model and run.
+    Raises ValueError for arguments that cannot be used, NonFiniteLoss where the loss or its
+    gradient stops being finite (the model keeps the average of the weights that were good),
+    CheckpointError for a checkpoint that does not belong to this model and run.
     """
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("batch_size", batch_size, 1),
-        ("warm_start", warm_start, 0),
-        ("checkpoint_every", checkpoint_every, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    if not isinstance(model, Process):
+        raise ValueError(f"model must be a Process such as DiffFlow, got {type(model).__name__}")
+    check_whole("steps", steps)
+    check_whole("batch_size", batch_size)
+    check_whole("warm_start", warm_start, least=0)
+    check_whole("checkpoint_every", checkpoint_every)
     if not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be positive and finite, got {lr!r}")
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
+    if not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip!r}")
     if warm_start and not isinstance(model, DiffFlow):
         raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -112,7 +113,8 @@ def fit(
     history = History()
     total = warm_start + steps
     run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
-    run |= {"lr": lr, "ema": ema, "clip": clip}
+    run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
+    run |= {"schedule": str(getattr(model, "schedule", None))}
 
     with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(seed)
@@ -123,39 +125,47 @@ def fit(
         clock = time.perf_counter()
         model.train()
         first_objective.train()
-        bar = _progress(total, start)
-        for step in range(start, total):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
-            objective = first_objective if step < warm_start else model
-            loss = objective(draw())
-            value = loss.item()
-            if not math.isfinite(value):
-                bar.close()
-                _adopt(model, average)
-                raise NonFiniteLoss(
-                    f"the loss became {value} at step {step} of {total}; the model keeps the averaged "
-                    f"weights of step {step}. Try a smaller lr (now {lr:g}) or check the data's scale."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, clip)
-            optimizer.step()
-            _average(average, model, min(ema, (1 + step) / (10 + step)))
+        with _progress(total, start) as bar:
+            for step in range(start, total):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
+                objective = first_objective if step < warm_start else model
+                loss = objective(draw())
+                value = loss.item()
+                if not math.isfinite(value):
+                    _adopt(model, average)
+                    raise NonFiniteLoss(_message("loss", value, step, total, lr))
+                if step > 0:  # only now are the weights that the last step left known to be good
+                    _average(average, model, min(ema, step / (9 + step)))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+                if not math.isfinite(norm):
+                    _adopt(model, average)
+                    raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
+                optimizer.step()
 
-            history.loss.append(value)
-            history.seconds.append(earlier + time.perf_counter() - clock)
-            bar.update()
-            if step % 20 == 0 or step == total - 1:
-                bar.set_postfix_str(f"loss {np.mean(history.loss[-50:]):.3f} nats", refresh=False)
-            if callback is not None:
-                callback(step, model)
-            done = step + 1
-            if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
-                _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
-        bar.close()
+                history.loss.append(value)
+                history.seconds.append(earlier + time.perf_counter() - clock)
+                if step % 20 == 0 or step == total - 1:
+                    mean = np.mean(history.loss[-50:])
+                    bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
+                bar.update()
+                if callback is not None:
+                    callback(step, model)
+                done = step + 1
+                if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
+                    _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+    _average(average, model, min(ema, total / (9 + total)))
     _adopt(model, average)
     return history
+
+
+def _message(what: str, value: float, step: int, total: int, lr: float) -> str:
+    return (
+        f"the {what} became {value} at step {step} of {total}; the model keeps the average of the "
+        f"weights before it. Try a smaller lr (now {lr:g}) or check the scale of the data."
+    )
 
 
 def _cosine(progress: float) -> float:
@@ -183,7 +193,7 @@ def _progress(total: int, start: int) -> tqdm:
         initial=start,
         file=sys.stdout,
         disable=os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0",
-        bar_format="{l_bar}{bar:30}| {n_fmt}/{total_fmt} {postfix} [{remaining} left]",
+        bar_format="{l_bar}{bar:30}| {n_fmt}/{total_fmt}{postfix} [{remaining} left]",
         mininterval=0.2,
     )
 
@@ -194,13 +204,13 @@ def _progress(total: int, start: int) -> tqdm:
 def _batches(data: Data, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
     """A function that draws one batch, (batch_size, *shape), like the model's parameters."""
     if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
+        data = torch.from_numpy(np.ascontiguousarray(data))
     if isinstance(data, Tensor):
         _check_rows(data)
         return _rows_of(data.to(like), batch_size)
     if hasattr(data, "sample"):
         return lambda: data.sample(batch_size).to(like)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str):
         return _items_of(data, batch_size, like)
     raise ValueError(
         "data must be a density with .sample(n), a tensor or array (n, *shape) or a torch Dataset, "
@@ -217,8 +227,8 @@ def _check_rows(data: Tensor) -> None:
     if not data.isfinite().all():
         bad = int((~data.isfinite()).flatten(1).any(1).sum())
         raise ValueError(f"data must be finite, got NaN or infinity in {bad} of {len(data)} rows")
-    spread = float(data.std())
-    if len(data) > 1 and not 0.1 < spread < 10:
+    spread = float(data.std()) if len(data) > 1 else 1.0
+    if not 0.1 < spread < 10:
         warnings.warn(
             f"data has a standard deviation of {spread:.3g}; the networks expect about 1. "
             "Subtract the mean and divide by one number first.",
@@ -241,7 +251,10 @@ def _items_of(data: Dataset, batch_size: int, like: Tensor) -> Callable[[], Tens
     def draw() -> Tensor:
         items = (data[int(row)] for row in torch.randint(len(data), (batch_size,)))
         rows = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-        return torch.stack(rows).to(like)
+        batch = torch.stack([torch.as_tensor(row) for row in rows])
+        if not batch.is_floating_point():
+            raise ValueError(f"data must hold floating point items, got {batch.dtype}; scale it")
+        return batch.to(like)
 
     return draw
 
@@ -292,8 +305,17 @@ def _resume(
         raise CheckpointError(
             f"checkpoint {path} cannot be read, it may be truncated ({error}). {remedy}"
         ) from error
-    if not isinstance(state, dict) or "run" not in state:
+    parts = {"run", "step", "model", "average", "optimizer", "history", "rng", "cuda_rng"}
+    if not isinstance(state, dict) or state.keys() != parts:
         raise CheckpointError(f"checkpoint {path} was not written by fit. {remedy}")
+    ours = {name: (*value.shape, value.dtype) for name, value in model.state_dict().items()}
+    theirs = {name: (*value.shape, value.dtype) for name, value in state["model"].items()}
+    if ours != theirs:
+        name = next(n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n))
+        raise CheckpointError(
+            f"checkpoint {path} is of another architecture: {name} is {theirs.get(name, 'absent')} "
+            f"there and {ours.get(name, 'absent')} in this model. {remedy}"
+        )
     differs = [
         f"{k}={state['run'].get(k)} there, {v} here"
         for k, v in run.items()
@@ -302,14 +324,6 @@ def _resume(
     if differs:
         raise CheckpointError(
             f"checkpoint {path} is of another run ({'; '.join(differs)}). {remedy}"
-        )
-    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in state["model"].items()}
-    if ours != theirs:
-        name = next(n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n))
-        raise CheckpointError(
-            f"checkpoint {path} is of another architecture: {name} is {theirs.get(name, 'absent')} "
-            f"there and {ours.get(name, 'absent')} in this model. {remedy}"
         )
     model.load_state_dict(state["model"])
     for name, value in state["average"].items():

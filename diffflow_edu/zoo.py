@@ -75,7 +75,15 @@ def load(path: Path) -> DiffFlow:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model = build(card["recipe"])
         model.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise WeightsError(
             f"weights file {path} cannot be used: {error}. It may be truncated or of another "
             "version; reinstall the package, or make it anew with benchmarks/train_zoo.py."

@@ -11,8 +11,9 @@ and sends back both cotangents together. With ℓ_i = ½‖δB_i‖² and a_j = 
     dL/df_j = h_j a_{j+1} + ∂ℓ_{j−1}/∂f_j            dL/ds_j = ∂ℓ_{j−1}/∂s_j
     a_j     = k_j a_{j+1} + ∂ℓ_j/∂x_j + ∂ℓ_{j−1}/∂x_j + dL/df_j · ∂f_j/∂x_j + dL/ds_j · ∂s_j/∂x_j
 
-In network units (1 a forward, 2 a backward pass) the scalar loss costs N + 6 N, the bound of every
-particle 2 N + 6 N, since its cotangents are known only when backward begins.
+In network units (1 a forward pass, 2 a backward pass, of drift or score) the scalar loss costs
+N + 6 N, the bound of every particle 2 N + 6 N, since its cotangents are known only when backward
+begins. Algorithm 2 step by step, with f_j evaluated on either side of x_j, costs 12 N.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from diffflow_edu.processes.base import standard_normal_log_prob
 from diffflow_edu.schedules import Schedule
@@ -36,24 +36,74 @@ if TYPE_CHECKING:
 def path_bound(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
     """`DiffFlow.bound` with the adjoint's gradient. x: (B, *shape), noise: (N, B, *shape). (B,)."""
     b = model.backward_std(schedule)
-    path = _PathBound.apply(model, schedule, noise, x, b, *_parameters(model))
+    path = _PathBound.apply(model, schedule, noise, x, b, *_parameters(model, x))
     return path + model.constant(schedule, x)
 
 
 def path_loss(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
     """The mean of `path_bound`, its gradient made in the same reverse sweep as its value. 0-d."""
     b = model.backward_std(schedule)
-    parameters = _parameters(model)
+    parameters = _parameters(model, x)
     if not torch.is_grad_enabled() or not any(p.requires_grad for p in (x, b, *parameters)):
         return path_bound(model, schedule, x, noise).mean()
     path = _PathLoss.apply(model, schedule, noise, x, b, *parameters)
     return path + model.constant(schedule, x)
 
 
-def _parameters(model: DiffFlow) -> list[nn.Parameter]:
-    """The trained parameters of drift and score, each once even where the two share some."""
-    modules = [m for m in (model.drift, model.score) if isinstance(m, nn.Module)]
-    return [p for p in nn.ModuleList(modules).parameters() if p.requires_grad]
+def _parameters(model: DiffFlow, x: Tensor) -> list[Tensor]:
+    """What drift and score learn, each parameter once even where the two share some."""
+    found: dict[Tensor, None] = {}
+    for field in (model.drift, model.score):
+        if isinstance(field, nn.Module):
+            learned = [p for p in field.parameters() if p.requires_grad]
+        else:  # a function; it may use parameters of its own
+            learned = _leaves(field(x[:1].detach(), model.schedule.times[-1].to(x)))
+        found |= dict.fromkeys(learned)
+    return list(found)
+
+
+def _leaves(output: Tensor) -> list[Tensor]:
+    """The tensors that an output depends on and that gather a gradient."""
+    leaves, seen, stack = [], set(), [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return leaves
+
+
+@dataclass
+class _Chain:
+    """The coefficients of a schedule, ready for use: numbers, and times 0-d like x."""
+
+    k: list[float]
+    h: list[float]
+    s: list[float]
+    e: list[float]
+    b: list[float]
+    times: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.k)
+
+    @staticmethod
+    def of(schedule: Schedule, b: Tensor, x: Tensor) -> _Chain:
+        """b: the backward std of every step, (N,), learned or not."""
+        c = schedule
+        numbers = (values.tolist() for values in (c.k, c.h, c.s, c.e, b.detach()))
+        return _Chain(*numbers, times=c.times.to(x))
+
+    def backward_noise(
+        self, i: int, x: Tensor, x_next: Tensor, drift: Tensor, score: Tensor
+    ) -> Tensor:
+        """δB_i (equation 15), given drift and score at x_next."""
+        mean = (x_next - self.h[i] * drift + self.e[i] * score) / self.k[i]
+        return (x - mean) / self.b[i]
 
 
 @dataclass
@@ -63,25 +113,40 @@ class _Gradients:
     parameters: list[Tensor | None]
 
 
+def _half_square(noise: Tensor) -> Tensor:
+    """½‖δ‖² of every particle, (B,)."""
+    return 0.5 * noise.square().flatten(1).sum(1)
+
+
 def _forward_sweep(
-    model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None
+    model: DiffFlow, chain: _Chain, x: Tensor, noise: Tensor | None, with_backward: bool
 ) -> tuple[Tensor, Tensor]:
-    """Equation 11, N times. Returns the states (N + 1, B, *shape) and Σ ½‖δF_i‖², (B,)."""
-    states = x.new_empty((schedule.steps + 1, *x.shape))
+    """Equation 11, N times.
+
+    Returns the states x_0 … x_N, (N + 1, B, *shape), and the path term Σ ½(‖δB_i‖² − ‖δF_i‖²),
+    (B,); without its first part, which needs the score, unless `with_backward`.
+    """
+    states = x.new_empty((chain.steps + 1, *x.shape))
     states[0] = x
-    forward = x.new_zeros(len(x))
-    for i in range(schedule.steps):
-        delta = torch.randn_like(x) if noise is None else noise[i]
-        states[i + 1] = model.forward_step(states[i], i, delta, schedule)
-        forward += 0.5 * delta.square().flatten(1).sum(1)
-    return states, forward
+    path = x.new_zeros(len(x))
+    for j in range(chain.steps + 1 if with_backward else chain.steps):
+        drift = model.drift(states[j], chain.times[j]).to(x)
+        if with_backward and j > 0:
+            score = model.score(states[j], chain.times[j]).to(x)
+            path += _half_square(
+                chain.backward_noise(j - 1, states[j - 1], states[j], drift, score)
+            )
+        if j < chain.steps:
+            delta = torch.randn_like(x) if noise is None else noise[j]
+            states[j + 1] = chain.k[j] * states[j] + chain.h[j] * drift + chain.s[j] * delta
+            path -= _half_square(delta)
+    return states, path
 
 
 def _reverse_sweep(
     model: DiffFlow,
-    schedule: Schedule,
+    chain: _Chain,
     states: Tensor,
-    b: Tensor,
     parameters: list[Tensor],
     weight: Tensor,
     needs_x: bool,
@@ -90,48 +155,39 @@ def _reverse_sweep(
 
     weight: (B,), the cotangent of every particle's bound.
     """
-    c = {name: getattr(schedule, name).tolist() for name in "khe"}
-    times = schedule.times.to(states)
-    stds = b.to(states)
-    steps = schedule.steps
     weight = weight.reshape(-1, *[1] * (states.ndim - 2))
-
     backward = states.new_zeros(states.shape[1])
-    grad_b = torch.zeros_like(b)
     grads: list[Tensor | None] = [None] * len(parameters)
+    grad_b: list[Tensor] = []
     adjoint = weight * states[-1]  # a_N = −∂log p_B(x_N)/∂x_N
-    incoming = None  # ∂ℓ_j/∂x_j of the step to the right, weighted
+    incoming = None  # ∂ℓ_j/∂x_j, from the step on the noise side
 
-    for j in range(steps, -1, -1):
+    for j in range(chain.steps, -1, -1):
         # The one stop at x_j. At j = 0 no backward step begins, so the score has no part.
         with torch.enable_grad():
             x = states[j].detach().requires_grad_(j > 0 or needs_x)
-            drift = model.drift(x, times[j]).to(x)
-            score = model.score(x, times[j]).to(x) if j > 0 else None
+            drift = model.drift(x, chain.times[j]).to(x)
+            score = model.score(x, chain.times[j]).to(x) if j > 0 else None
+        outputs, cotangents = [drift], [torch.zeros_like(adjoint)]
 
-        if j < steps:  # through the forward step j: x_{j+1} = k x_j + h f_j + s δF
-            drift_cotangent = c["h"][j] * adjoint
-            adjoint = c["k"][j] * adjoint + incoming
-        else:
-            drift_cotangent = torch.zeros_like(adjoint)
+        if j < chain.steps:  # the forward step j: x_{j+1} = k x_j + h f_j + s δF
+            cotangents[0] = chain.h[j] * adjoint
+            adjoint = chain.k[j] * adjoint + incoming
 
-        outputs, cotangents = [drift], [drift_cotangent]
-        if j > 0:  # through the backward noise of step i = j − 1 (equation 15)
+        if j > 0:  # the backward noise of step i = j − 1 (equation 15)
             i = j - 1
-            k, h, e = c["k"][i], c["h"][i], c["e"][i]
-            mean = (x.detach() - h * drift.detach() + e * score.detach()) / k
-            delta = (states[i] - mean) / stds[i]
-            half_square = 0.5 * delta.square().flatten(1).sum(1)
+            noise = chain.backward_noise(i, states[i], states[j], drift.detach(), score.detach())
+            half_square = _half_square(noise)
             backward += half_square
-            incoming = weight * delta / stds[i]
-            grad_b[i] = -2 * (weight.flatten() * half_square).sum() / stds[i]
-            adjoint = adjoint - incoming / k
-            cotangents[0] = drift_cotangent + incoming * (h / k)
+            grad_b.append(-2 * (weight.flatten() * half_square).sum() / chain.b[i])
+            incoming = weight * noise / chain.b[i]
+            adjoint = adjoint - incoming / chain.k[i]
+            cotangents[0] += incoming * (chain.h[i] / chain.k[i])
             outputs.append(score)
-            cotangents.append(incoming * (-e / k))
+            cotangents.append(incoming * (-chain.e[i] / chain.k[i]))
 
         adjoint = _pull_back(outputs, cotangents, x, parameters, adjoint, grads)
-    return backward, _Gradients(adjoint, grad_b, grads)
+    return backward, _Gradients(adjoint, torch.stack(grad_b[::-1]).double().cpu(), grads)
 
 
 def _pull_back(
@@ -147,9 +203,10 @@ def _pull_back(
     inputs = [x, *parameters] if x.requires_grad else parameters
     if not pairs or not inputs:
         return adjoint
-    found = torch.autograd.grad(
-        [o for o, _ in pairs], inputs, [c for _, c in pairs], allow_unused=True
-    )
+    with _without_hooks(parameters):
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], inputs, [c for _, c in pairs], allow_unused=True
+        )
     if x.requires_grad:
         if found[0] is not None:
             adjoint = adjoint + found[0]
@@ -173,24 +230,21 @@ class _PathBound(torch.autograd.Function):
         b: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
+        chain = _Chain.of(schedule, b, x)
         with _without_cast_cache(x):
-            states, forward = _forward_sweep(model, schedule, x, noise)
-            backward = torch.zeros_like(forward)
-            for i in range(schedule.steps):
-                delta = model.backward_noise(states[i], states[i + 1], i, schedule)
-                backward += 0.5 * delta.square().flatten(1).sum(1)
-        ctx.model, ctx.schedule = model, schedule
+            states, path = _forward_sweep(model, chain, x, noise, with_backward=True)
+        ctx.model, ctx.chain = model, chain
         ctx.autocast = _autocast_state(x)
-        ctx.save_for_backward(states, b, *parameters)
-        return backward - forward - standard_normal_log_prob(states[-1])
+        ctx.save_for_backward(states, *parameters)
+        return path - standard_normal_log_prob(states[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        states, b, *parameters = ctx.saved_tensors
+        _refuse_second_derivatives()
+        states, *parameters = ctx.saved_tensors
         with torch.autocast(**ctx.autocast):
             _, grads = _reverse_sweep(
-                ctx.model, ctx.schedule, states, b, parameters, weight, ctx.needs_input_grad[3]
+                ctx.model, ctx.chain, states, parameters, weight, ctx.needs_input_grad[3]
             )
         return None, None, None, grads.x, grads.b, *grads.parameters
 
@@ -209,22 +263,43 @@ class _PathLoss(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         weight = x.new_full((len(x),), 1 / len(x))
+        chain = _Chain.of(schedule, b, x)
         with _without_cast_cache(x):
-            states, forward = _forward_sweep(model, schedule, x, noise)
+            states, path = _forward_sweep(model, chain, x, noise, with_backward=False)
             backward, grads = _reverse_sweep(
-                model, schedule, states, b, list(parameters), weight, x.requires_grad
+                model, chain, states, list(parameters), weight, x.requires_grad
             )
         saved = [grads.x, grads.b, *grads.parameters]
         ctx.has_gradient = [grad is not None for grad in saved]
         ctx.save_for_backward(*(grad for grad in saved if grad is not None))
-        return (backward - forward - standard_normal_log_prob(states[-1])).mean()
+        return (path + backward - standard_normal_log_prob(states[-1])).mean()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivatives()
         found = iter(ctx.saved_tensors)
         grads = [weight * next(found) if has else None for has in ctx.has_gradient]
         return None, None, None, *grads
+
+
+def _refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():  # autograd enables it in backward for create_graph=True alone
+        raise RuntimeError(
+            "the adjoint has no second derivatives; use bound(x, gradient='autograd') for them"
+        )
+
+
+@contextmanager
+def _without_hooks(parameters: list[Tensor]) -> Iterator[None]:
+    """Keep the parameters' own hooks for the whole gradient: a step sees only its share of it."""
+    hooks = [(p._backward_hooks, dict(p._backward_hooks)) for p in parameters if p._backward_hooks]
+    for live, _ in hooks:
+        live.clear()
+    try:
+        yield
+    finally:
+        for live, kept in hooks:
+            live.update(kept)
 
 
 def _autocast_state(x: Tensor) -> dict[str, Any]:

@@ -66,22 +66,22 @@ def standard_normal_log_prob(x: Tensor) -> Tensor:
 
 
 def check_particles(x: Tensor, name: str = "x") -> None:
-    """Raise a ValueError that names the argument unless x is a float tensor (B, *shape)."""
+    """Raise a ValueError that names the argument unless x is a float tensor (B, *shape), B ≥ 1."""
     if not isinstance(x, Tensor):
         raise ValueError(
             f"{name} must be a torch.Tensor of shape (B, *shape), got {type(x).__name__}"
         )
-    if not x.is_floating_point():
-        raise ValueError(f"{name} must be floating point (float32 or float64), got {x.dtype}")
-    if x.ndim < 2:
-        raise ValueError(f"{name} must have shape (B, *shape), got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 or float64, got {x.dtype}; try {name}.float()")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"{name} must have shape (B, *shape) with B ≥ 1, got {tuple(x.shape)}")
 
 
 class Process(nn.Module):
     """Carries particles between data (t = 0) and noise (t = T)."""
 
     def bound(self, x: Tensor) -> Tensor:
-        """An upper bound on −log p(x), or its exact value, in nats. x: (B, *shape). Returns (B,)."""
+        """An upper bound on −log p(x), or its value, in nats. x: (B, *shape). Returns (B,)."""
         raise NotImplementedError
 
     def loss(self, x: Tensor) -> Tensor:

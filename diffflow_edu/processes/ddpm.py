@@ -48,6 +48,8 @@ class DDPM(DiffFlow):
             raise ValueError(f"prediction must be 'noise' or 'score', got {prediction!r}")
         if not callable(score):
             raise ValueError(f"score must be callable as score(x, t), got {score!r}")
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
         if prediction == "noise":
             score = NoisePrediction(score, schedule.noise_process)
         super().__init__(no_drift, score, schedule, learn_backward_std)
@@ -70,41 +72,49 @@ class DDPM(DiffFlow):
     def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the mean of `bound`, in nats, 0-d, without simulating paths.
 
-        Every particle visits one step i of its own, the steps in equal shares, and pays N times
-        that step's KL divergence KL(p_F(x_i | x_{i+1}, x_0) ‖ p_B(x_i | x_{i+1})), both Gaussian.
-        noise: (N, B, *shape) simulates whole paths instead, as `bound` does.
+        Given x_0 the path term of every step is a divergence of two Gaussians,
+
+            KL(p_F(x_i | x_{i+1}, x_0) ‖ p_B(x_i | x_{i+1})) = cross entropy − entropy,
+
+        so every particle visits one step, drawn in equal shares, and stands for all of them. At
+        i = 0 nothing is left of the first Gaussian, and the cross entropy is −log p_B(x_0 | x_1).
+
+        x: (B, *shape). noise: (N, B, *shape) simulates whole paths instead, as `bound` does.
         """
         if noise is not None:
             return self.bound(x, noise).mean()
         c = self._checked(x, noise)
         steps, d = c.steps, x[0].numel()
-        if len(x) < steps:  # every particle visits every step
-            x = x.repeat(math.ceil(steps / len(x)), *[1] * (x.ndim - 1))
-        rows = x[: len(x) // steps * steps].unflatten(0, (steps, -1))  # (N, B/N, *shape)
+        alpha, sigma = c.noise_process.alpha(c.times), c.noise_process.sigma(c.times)
+        b = self.backward_std(c)
 
         def column(values: Tensor) -> Tensor:
+            """One number a step, against rows (N, B/N, *shape)."""
             return values.to(x).reshape(steps, *[1] * x.ndim)
 
-        alpha, sigma = c.noise_process.alpha(c.times), c.noise_process.sigma(c.times)
-        x_next = column(alpha[1:]) * rows + column(sigma[1:]) * torch.randn_like(rows)
-        mean = (x_next + column(c.e) * self._scores(x_next, c.times[1:].to(x))) / column(c.k)
+        # The order is drawn, for x may be sorted; particles return if there are fewer than steps.
+        copies = math.ceil(steps / len(x))
+        order = torch.randperm(copies * len(x), device=x.device) % len(x)
+        x_0 = x[order[: len(order) // steps * steps]].unflatten(0, (steps, -1))
+        x_next = column(alpha[1:]) * x_0 + column(sigma[1:]) * torch.randn_like(x_0)
 
-        # p_F(x_i | x_{i+1}, x_0) = N(posterior_mean, posterior_variance I).
-        share = (sigma[:-1] / sigma[1:]).square() * c.k
-        posterior_mean = column(share) * x_next + column(alpha[:-1] - share * alpha[1:]) * rows
-        posterior_variance = (c.s * sigma[:-1] / sigma[1:]).square()
-        b = self.backward_std(c)
-        error = (posterior_mean - mean).square().flatten(2).sum(2) / d
-        kl = 0.5 * d * ((error + column(posterior_variance)[..., 0]) / column(b)[..., 0] ** 2)
-        ratio = torch.cat([posterior_variance.new_tensor([1.0]), posterior_variance[1:]])
-        # The first step has no posterior: its term is −log p_B(x_0 | x_1).
-        entropy = 0.5 * d * (1 + ratio.log())
-        entropy[0] = -0.5 * d * math.log(2 * math.pi)
-        constant = (d * b.log() - entropy.to(b)).sum().to(x)
-        # KL(p_F(x_N | x_0) ‖ N(0, I)), with E over the batch
-        signal = 0.5 * (float(alpha[-1]) ** 2) * x.square().flatten(1).sum(1).mean()
-        noise_term = 0.5 * d * (sigma[-1] ** 2 - 1 - 2 * sigma[-1].log())
-        return steps * kl.mean() + constant + signal + float(noise_term)
+        # p_F(x_i | x_{i+1}, x_0) = N(mean, variance I)
+        kept = c.k * (sigma[:-1] / sigma[1:]).square()
+        variance = (c.s * sigma[:-1] / sigma[1:]).square()
+        mean = column(kept) * x_next + column(alpha[:-1] - kept * alpha[1:]) * x_0
+
+        # p_B(x_i | x_{i+1}) = N(model_mean, b² I)
+        score = self._scores(x_next, c.times[1:].to(x)).to(x)
+        model_mean = (x_next + column(c.e) * score) / column(c.k)
+
+        squares = ((mean - model_mean) / column(b)).square().flatten(2).sum(2).mean(1)
+        cross_entropy = 0.5 * d * (2 * math.pi * b.square()).log() + 0.5 * d * variance / b.square()
+        entropy = 0.5 * d * (2 * math.pi * math.e * variance[1:]).log()
+        # KL(p_F(x_N | x_0) ‖ N(0, I))
+        end_square = 0.5 * float(alpha[-1]) ** 2 * x.square().flatten(1).sum(1).mean()
+        end = 0.5 * d * (sigma[-1].square() - 1 - 2 * sigma[-1].log())
+        constant = cross_entropy.sum() - entropy.sum() + end
+        return 0.5 * squares.sum() + end_square + constant.to(x)
 
     def _scores(self, x: Tensor, times: Tensor) -> Tensor:
         """The score of x (N, m, *shape), row by row at times (N,)."""

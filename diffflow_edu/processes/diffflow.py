@@ -27,7 +27,7 @@ from diffflow_edu.processes.base import (
     generator_for,
     standard_normal_log_prob,
 )
-from diffflow_edu.schedules import Schedule
+from diffflow_edu.schedules import Schedule, check_whole
 
 
 class DiffFlow(Process):
@@ -65,7 +65,7 @@ class DiffFlow(Process):
     def mlp(
         cls, schedule: Schedule, dim: int = 2, hidden: int = 128, learn_backward_std: bool = False
     ) -> DiffFlow:
-        """The model of this course for points in ℝ^dim: two MLPs, the drift's last layer at zero."""
+        """The model of this course for points in ℝ^dim: two MLPs; the drift starts at zero."""
         horizon = float(schedule.times[-1])
         drift = MLP(dim, hidden, zero_init=True, horizon=horizon)
         score = NoisePrediction(MLP(dim, hidden, horizon=horizon), schedule.noise_process)
@@ -76,7 +76,8 @@ class DiffFlow(Process):
     def forward_mean(self, x: Tensor, i: int, schedule: Schedule | None = None) -> Tensor:
         """Where x at t_i goes on average: k x + h f(x, t_i). x: (B, *shape)."""
         c = schedule or self.schedule
-        return float(c.k[i]) * x + float(c.h[i]) * self.drift(x, c.times[i].to(x))
+        drift = self.drift(x, c.times[i].to(x)).to(x)
+        return float(c.k[i]) * x + float(c.h[i]) * drift
 
     def forward_step(
         self, x: Tensor, i: int, noise: Tensor, schedule: Schedule | None = None
@@ -95,12 +96,12 @@ class DiffFlow(Process):
         c = schedule or self.schedule
         t = c.times[i + 1].to(x_next)
         pull = lam**2 * float(c.e[i]) + (1 - lam**2) * float(c.e_ode[i])
-        drift, score = self.drift(x_next, t), self.score(x_next, t)
+        drift, score = self.drift(x_next, t).to(x_next), self.score(x_next, t).to(x_next)
         return (x_next - float(c.h[i]) * drift + pull * score) / float(c.k[i])
 
     def backward_std(self, schedule: Schedule | None = None) -> Tensor:
-        """b, the backward noise of every step, (N,)."""
-        return (schedule or self.schedule).b.to(self.log_b_ratio) * self.log_b_ratio.exp()
+        """b, the backward noise of every step, (N,) float64 on the CPU like the schedule's."""
+        return (schedule or self.schedule).b * self.log_b_ratio.cpu().double().exp()
 
     def backward_noise(
         self, x: Tensor, x_next: Tensor, i: int, schedule: Schedule | None = None
@@ -110,7 +111,7 @@ class DiffFlow(Process):
         x, x_next: (B, *shape), particles at times t_i and t_{i+1}. Returns (B, *shape).
         """
         mean = self.backward_mean(x_next, i, schedule)
-        return (x - mean) / self.backward_std(schedule)[i].to(x)
+        return (x - mean) / self.backward_std(schedule)[i]
 
     # The objective -------------------------------------------------------------------------------
 
@@ -132,11 +133,11 @@ class DiffFlow(Process):
             keeps everything. Same gradient.
         Returns (B,).
         """
+        if gradient not in ("adjoint", "autograd"):
+            raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
         schedule = self._checked(x, noise)
         if gradient == "adjoint":
             return path_bound(self, schedule, x, noise)
-        if gradient != "autograd":
-            raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
 
         bound = self.constant(schedule, x)
         for i in range(schedule.steps):
@@ -157,24 +158,36 @@ class DiffFlow(Process):
         In the paper's chain the sum telescopes to d log(g_N/g_0).
         """
         b = self.backward_std(schedule)
-        return x[0].numel() * (b / schedule.s.to(b)).log().sum().to(x)
+        return x[0].numel() * (b / schedule.s).log().sum().to(x)
 
     def _checked(self, x: Tensor, noise: Tensor | None) -> Schedule:
         """Check the arguments of a bound; the grid to use, fresh in training if it is flexible."""
-        check_particles(x)
-        if noise is not None and noise.shape != (self.schedule.steps, *x.shape):
-            raise ValueError(
-                f"noise must have shape (N, B, *shape) = {(self.schedule.steps, *x.shape)}, "
-                f"got {tuple(noise.shape)}"
-            )
+        self._check_data(x)
+        if noise is not None:
+            wanted = (self.schedule.steps, *x.shape)
+            if not isinstance(noise, Tensor) or noise.shape != wanted or noise.dtype != x.dtype:
+                got = (tuple(noise.shape), noise.dtype) if isinstance(noise, Tensor) else noise
+                raise ValueError(
+                    f"noise must be a tensor (N, B, *shape) = {wanted} of {x.dtype}, got {got!r}"
+                )
         return self.schedule.draw() if self.training else self.schedule
+
+    def _check_data(self, x: Tensor) -> None:
+        check_particles(x)
+        ours = {p.dtype for p in self.parameters() if p is not self.log_b_ratio}
+        if ours and x.dtype not in ours:
+            raise ValueError(
+                f"x must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
+                "convert it with x.float() or x.double(), or the model with model.double()"
+            )
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Set every backward std to the best for this network and the data x (B, *shape).
 
         With the means fixed, the bound d log b_i + E‖x_i − mean_i‖²/(2 b_i²) is least at
-        b_i² = E‖x_i − mean_i‖²/d.
+        b_i² = E‖x_i − mean_i‖²/d. Estimated from B particles, that costs N/(2B) nats on others:
+        give it many more particles than steps.
         """
         path = self.encode(x)
         for i in range(self.schedule.steps):
@@ -186,7 +199,7 @@ class DiffFlow(Process):
     @torch.no_grad()
     def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
         """Carry data x (B, *shape) to noise by equation 11."""
-        check_particles(x)
+        self._check_data(x)
         generator = generator_for(seed, x.device)
         states = [x]
         for i in range(self.schedule.steps):
@@ -208,8 +221,7 @@ class DiffFlow(Process):
         lam: λ of equation 17. 1 is the backward SDE, 0 follows the probability flow.
         last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a whole number, 1 or more, got {n!r}")
+        check_whole("n", n)
         if not lam >= 0:
             raise ValueError(f"lam must be 0 or more, got {lam!r}")
         like = self.log_b_ratio

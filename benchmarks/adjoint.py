@@ -1,0 +1,249 @@
+"""What Algorithm 2 costs: `loss` and `bound` against the algorithm step by step, and autograd.
+
+    python benchmarks/adjoint.py                 # about two minutes; writes results/adjoint.json
+
+The baseline is Algorithm 2 the way the paper's public code runs it, written out cleanly. Its
+forward sweep asks for the drift on either side of each state and for the score (3 N network units,
+one a forward pass); its reverse sweep rebuilds each step from its two cached states, drift on
+either side and score (3 N), and sends the gradient back through all three (6 N): 12 N. `loss` needs
+7 N units, `bound` 8 N.
+
+Time: the four are run in turn, round after round, so that a busy machine slows all of them; what
+counts is the ratio of medians. Memory: the peak of the bytes autograd has saved for backward at
+one time, each storage counted once, with the cached states of the adjoint added, which a custom
+function saves out of sight of the hooks; and, as a check from outside, by how much the peak
+resident memory of a fresh process rises over one gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffflow_edu import DiffFlow, Schedule
+from diffflow_edu.processes.base import standard_normal_log_prob
+
+STEPS, PARTICLES, HIDDEN = 30, 2000, 128
+RESULTS = Path(__file__).parent / "results" / "adjoint.json"
+GOALS = {"loss": 0.68, "bound": 0.80, "memory": 0.10}
+
+
+def half_square(noise: Tensor) -> Tensor:
+    return 0.5 * noise.square().flatten(1).sum(1)
+
+
+class StepByStep(torch.autograd.Function):
+    """Algorithm 2, one step after the other: 3 N network units forward, 9 N backward."""
+
+    @staticmethod
+    def forward(ctx: Any, model: DiffFlow, x: Tensor, *parameters: Tensor) -> Tensor:
+        states, path = [x], x.new_zeros(len(x))
+        for i in range(model.schedule.steps):
+            delta = torch.randn_like(x)
+            x = model.forward_step(states[-1], i, delta)
+            path += half_square(model.backward_noise(states[-1], x, i)) - half_square(delta)
+            states.append(x)
+        ctx.model = model
+        ctx.save_for_backward(*states)
+        ctx.parameters = parameters
+        return path - standard_normal_log_prob(x)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        model, states, parameters = ctx.model, ctx.saved_tensors, ctx.parameters
+        grads = [torch.zeros_like(p) for p in parameters]
+        adjoint = weight[:, None] * states[-1]  # a_N = −∂log p_B(x_N)/∂x_N
+        for i in reversed(range(model.schedule.steps)):
+            with torch.enable_grad():
+                x, x_next = (s.detach().requires_grad_() for s in (states[i], states[i + 1]))
+                mean = model.forward_mean(x, i)  # its noise is a number: x_next − mean
+                energy = half_square(model.backward_noise(x, x_next, i))
+            # ℓ_i by x_{i+1} first: u = a_{i+1} + ∂ℓ_i/∂x_{i+1}
+            outer = torch.autograd.grad(energy, [x_next, x, *parameters], weight, allow_unused=True)
+            adjoint = adjoint + outer[0]
+            inner = torch.autograd.grad(mean, [x, *parameters], adjoint, allow_unused=True)
+            adjoint = outer[1] + inner[0]
+            for found in (outer[2:], inner[1:]):
+                for total, grad in zip(grads, found, strict=True):
+                    if grad is not None:
+                        total += grad
+        return None, None, *grads
+
+
+def step_by_step(model: DiffFlow, x: Tensor) -> Tensor:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return StepByStep.apply(model, x, *parameters) + model.constant(model.schedule, x)
+
+
+WAYS: dict[str, Callable[[DiffFlow, Tensor], Tensor]] = {
+    "step by step": lambda model, x: step_by_step(model, x).mean(),
+    "autograd": lambda model, x: model.bound(x, gradient="autograd").mean(),
+    "loss": lambda model, x: model.loss(x),
+    "bound": lambda model, x: model.bound(x).mean(),
+}
+
+
+def setting() -> tuple[DiffFlow, Tensor]:
+    torch.manual_seed(0)
+    model = DiffFlow.mlp(Schedule.log_snr(steps=STEPS), hidden=HIDDEN)
+    nn.init.normal_(model.drift.last.weight, std=0.05)  # as after some training
+    return model, torch.randn(PARTICLES, 2)
+
+
+def gradient(way: str, model: DiffFlow, x: Tensor) -> list[Tensor]:
+    torch.manual_seed(1)
+    model.zero_grad()
+    WAYS[way](model, x).backward()
+    return [p.grad for p in model.parameters() if p.requires_grad]
+
+
+def check_that_all_agree() -> None:
+    """The same gradient from all four, in float64; there is no point in timing a wrong one."""
+    model, x = setting()
+    model, x = model.double(), x[:50].double()
+    expected = torch.cat([g.flatten() for g in gradient("autograd", model, x)])
+    for way in WAYS:
+        found = torch.cat([g.flatten() for g in gradient(way, model, x)])
+        error = float((found - expected).norm() / expected.norm())
+        if not error < 1e-10:
+            raise SystemExit(f"{way} has another gradient than autograd, relative error {error:g}")
+
+
+def seconds_a_step(rounds: int) -> dict[str, list[float]]:
+    model, x = setting()
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(-2, rounds):  # two rounds to warm up
+        for way in WAYS:
+            gc.collect()
+            began = time.perf_counter()
+            gradient(way, model, x)
+            if number >= 0:
+                seconds[way].append(time.perf_counter() - began)
+    return seconds
+
+
+def saved_bytes(way: str) -> int:
+    """The peak of what autograd holds for backward, and the states the adjoint caches."""
+    live: dict[int, int] = {}  # storage -> how many saved tensors share it
+    now = peak = 0
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, peak
+            self.tensor, storage = tensor, tensor.untyped_storage()
+            self.key, self.size = storage.data_ptr(), storage.nbytes()
+            now += self.size if live.get(self.key, 0) == 0 else 0
+            live[self.key] = live.get(self.key, 0) + 1
+            peak = max(peak, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            live[self.key] -= 1
+            now -= self.size if live[self.key] == 0 else 0
+
+    model, x = setting()
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        gradient(way, model, x)
+    states = (STEPS + 1) * x.numel() * x.element_size()
+    return peak + (0 if way == "autograd" else states)
+
+
+def resident_rise(way: str, threads: int) -> int:
+    """By how many bytes one gradient raises the peak resident memory of a fresh process."""
+    command = [sys.executable, __file__, "--resident", way, "--threads", str(threads)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_resident(way: str) -> int:
+    model, x = setting()
+    gradient(way, model, x[:8])  # load what loads once
+    before = peak_resident()
+    gradient(way, model, x)
+    return peak_resident() - before
+
+
+def peak_resident() -> int:
+    """Of this process, in bytes. (Linux; `getrusage` would begin at the parent's peak.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resident", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.resident:
+        print(measure_resident(arguments.resident))
+        return
+
+    check_that_all_agree()
+    seconds = seconds_a_step(arguments.rounds)
+    median = {way: statistics.median(values) for way, values in seconds.items()}
+    saved = {way: saved_bytes(way) for way in WAYS}
+    resident = {way: resident_rise(way, arguments.threads) for way in WAYS}
+    rows = {
+        way: {
+            "median_seconds": round(median[way], 5),
+            "fastest_seconds": round(min(seconds[way]), 5),
+            "time_against_step_by_step": round(median[way] / median["step by step"], 3),
+            "saved_mebibytes": round(saved[way] / 2**20, 2),
+            "saved_against_autograd": round(saved[way] / saved["autograd"], 4),
+            "resident_rise_mebibytes": round(resident[way] / 2**20, 1),
+        }
+        for way in WAYS
+    }
+    found = {
+        "loss": rows["loss"]["time_against_step_by_step"],
+        "bound": rows["bound"]["time_against_step_by_step"],
+        "memory": max(rows[way]["saved_against_autograd"] for way in ("loss", "bound")),
+    }
+    result = {
+        "setting": {
+            "steps": STEPS,
+            "particles": PARTICLES,
+            "networks": f"two MLPs, 3 x {HIDDEN}",
+            "dtype": "float32",
+            "rounds": arguments.rounds,
+        },
+        "machine": {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "processor": processor(),
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "results": rows,
+        "goals": {name: {"found": found[name], "at_most": goal} for name, goal in GOALS.items()},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    missed = [name for name, goal in GOALS.items() if found[name] > goal]
+    print(f"goals missed: {', '.join(missed)}" if missed else "all goals met: True")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The MLP and the score it predicts."""
+
+import pytest
+import torch
+
+from diffflow_edu import Schedule
+from diffflow_edu.nets import MLP, NoisePrediction
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return MLP(dim=3, hidden=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_field_has_the_shape_and_dtype_of_x(net, dtype):
+    x = torch.randn(5, 3, dtype=dtype)
+    out = net.to(dtype)(x, torch.tensor(0.3, dtype=dtype))
+    assert out.shape == x.shape and out.dtype == dtype
+
+
+def test_one_time_for_all_a_time_each_and_a_time_a_row_agree(net):
+    x = torch.randn(4, 5, 3)
+    t = torch.rand(4)
+    rows = torch.stack([net(x[i], t[i]) for i in range(4)])
+    # Same sums in another order: float32 rounding.
+    assert torch.allclose(net(x, t[:, None]), rows, atol=1e-5)
+    assert torch.allclose(net(x[:, 0], t), rows[:, 0], atol=1e-5)
+
+
+def test_the_time_embedding_is_computed_once_for_a_batch(net):
+    seen = []
+    net.time.register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
+    net(torch.randn(1000, 3), torch.tensor(0.3))
+    assert seen == [(3 * 16,)]
+
+
+def test_a_net_initialised_at_zero_is_the_zero_field_and_still_learns():
+    net = MLP(zero_init=True)
+    out = net(torch.randn(5, 2), torch.tensor(0.3))
+    assert not out.any()
+    (out - 1).square().sum().backward()
+    assert net.last.weight.grad.any()
+
+
+def test_without_frequencies_the_input_is_x_alone():
+    assert MLP(dim=2, frequencies=0).layers[0].in_features == 2
+
+
+def test_x_and_t_matter(net):
+    x, t = torch.randn(5, 3), torch.tensor(0.3)
+    assert not torch.allclose(net(x, t), net(x + 0.1, t), atol=1e-3)
+    assert not torch.allclose(net(x, t), net(x, t + 0.1), atol=1e-3)
+
+
+def test_a_predicted_noise_becomes_a_score_over_minus_sigma(net):
+    noise = Schedule.linear_beta(10).noise_process
+    score = NoisePrediction(net, noise)
+    x, t = torch.randn(4, 3), torch.rand(4) + 0.1
+    expected = -net(x, t) / noise.sigma(t)[:, None]
+    assert torch.allclose(score(x, t), expected, rtol=1e-6)
+    assert torch.allclose(score(x, t[0]), -net(x, t[0]) / noise.sigma(t[0]), rtol=1e-6)
+
+
+def test_particles_of_another_dimension_are_named(net):
+    with pytest.raises(ValueError, match=r"x must have 3 numbers a particle, got shape \(5, 2\)"):
+        net(torch.randn(5, 2), torch.tensor(0.3))

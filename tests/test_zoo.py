@@ -1,0 +1,129 @@
+"""Weights that come with the package: they load, they say what they are, they are checked."""
+
+import json
+import re
+import time
+
+import pytest
+import torch
+
+from diffflow_edu import DDPM, DiffFlow, Schedule, pretrained, zoo
+
+KINDS = ("diffflow", "ddpm")
+DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
+SHIPPED = [(k, d, n) for k in KINDS for d in DENSITIES for n in (5, 10, 30)]
+
+
+def recipe(kind="diffflow", hidden=8):
+    return {
+        "kind": kind,
+        "schedule": ["log_snr", {"steps": 3, "r_min": 0.1}],
+        "hidden": hidden,
+        "learn_backward_std": True,
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small model with weights of its own, and its file."""
+    torch.manual_seed(0)
+    model = zoo.build(recipe())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+    path = tmp_path / "diffflow-ring-3.safetensors"
+    zoo.save_model(path, model, {"recipe": recipe(), "command": "make it"})
+    return model.eval(), path
+
+
+@pytest.mark.parametrize(("kind", "density", "steps"), SHIPPED)
+def test_every_promised_model_is_shipped_and_loads_in_well_under_a_second(kind, density, steps):
+    began = time.perf_counter()
+    model = pretrained(kind, density, steps=steps)
+    assert time.perf_counter() - began < 1
+    assert type(model) is {"diffflow": DiffFlow, "ddpm": DDPM}[kind]
+    assert model.schedule.steps == steps and not model.training
+    assert f"{kind}/{density}/{steps}" in zoo.names()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.sample(10, seed=0).start.shape == (10, 2)
+
+
+def test_without_steps_the_longest_chain_is_loaded():
+    assert pretrained("diffflow", "olympic_rings").schedule.steps == 30
+
+
+def test_a_card_says_how_its_weights_were_made():
+    for name in zoo.names():
+        kind, density, steps = name.split("/")
+        card = pretrained(kind, density, int(steps)).card
+        assert card["recipe"]["kind"] == kind
+        assert {"command", "commit"} <= card.keys(), name
+
+
+def test_a_saved_model_comes_back_with_its_bound_its_samples_and_its_card(saved):
+    model, path = saved
+    again = zoo.load(path)
+    x, noise = torch.randn(5, 2), torch.randn(3, 5, 2)
+    assert torch.equal(again.bound(x, noise), model.bound(x, noise))
+    assert torch.equal(again.sample(5, seed=1).states, model.sample(5, seed=1).states)
+    assert again.card == json.loads(json.dumps({"recipe": recipe(), "command": "make it"}))
+    assert not again.training
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, -1])
+def test_a_truncated_weights_file_is_named_with_what_to_do(saved, kept):
+    _, path = saved
+    path.write_bytes(path.read_bytes()[:kept])
+    message = f"weights file {re.escape(str(path))} cannot be used: .*reinstall the package"
+    with pytest.raises(zoo.WeightsError, match=message):
+        zoo.load(path)
+    assert issubclass(zoo.WeightsError, ValueError)
+
+
+def test_weights_of_another_architecture_than_their_card_says_are_named(saved):
+    model, path = saved
+    zoo.save_model(path, model, {"recipe": recipe(hidden=9)})
+    with pytest.raises(zoo.WeightsError, match="size mismatch"):
+        zoo.load(path)
+
+
+def test_a_safetensors_file_without_a_card_is_named(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "plain.safetensors"
+    save_file({"w": torch.zeros(2)}, path)
+    with pytest.raises(zoo.WeightsError, match=r"plain.safetensors cannot be used"):
+        zoo.load(path)
+
+
+@pytest.fixture
+def stocked(saved, monkeypatch):
+    """A zoo of one model."""
+    _, path = saved
+    monkeypatch.setattr(zoo, "FOLDER", path.parent)
+
+
+@pytest.mark.usefixtures("stocked")
+def test_unknown_names_list_the_known_ones_and_the_nearest():
+    assert zoo.names() == ["diffflow/ring/3"]
+    with pytest.raises(ValueError, match=r"unknown kind 'difflow'; there are diffflow.*mean 'diff"):
+        pretrained("difflow", "ring")
+    with pytest.raises(ValueError, match=r"unknown density 'rings'; there are ring.*mean 'ring'"):
+        pretrained("diffflow", "rings")
+    with pytest.raises(ValueError, match=r"steps must be one of \[3\] for diffflow on ring, got 4"):
+        pretrained("diffflow", "ring", steps=4)
+
+
+@pytest.mark.usefixtures("stocked")
+def test_names_come_in_order_of_length(saved):
+    model, path = saved
+    for steps in (10, 5):
+        zoo.save_model(path.with_name(f"diffflow-ring-{steps}.safetensors"), model, {})
+    assert zoo.names() == ["diffflow/ring/3", "diffflow/ring/5", "diffflow/ring/10"]
+
+
+def test_a_recipe_names_a_schedule_and_a_kind():
+    model = zoo.build(recipe("ddpm"))
+    assert type(model) is DDPM and model.log_b_ratio.requires_grad
+    assert repr(model.schedule) == repr(Schedule.log_snr(steps=3, r_min=0.1))
