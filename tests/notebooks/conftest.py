@@ -57,7 +57,12 @@ print(f"square: {1.5**2:.2f}")
 
 # %%
 print(f"took {time.perf_counter() - start:.6f} s")
-display(Image(bytes.fromhex("89504e470d0a1a0a"), format="png"))
+dot = bytes.fromhex(
+    "89504e470d0a1a0a0000000d494844520000000100000001010300000025db56ca00000003504c54"
+    "45000000a77a3dda0000000a4944415478da6360000000020001e527defc0000000049454e44ae42"
+    "6082"
+)
+display(Image(dot, format="png"))
 
 # %% [markdown]
 # The picture shows nothing. **Explain** why.

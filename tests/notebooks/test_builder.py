@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
-from tools.build_notebooks import build, clean_outputs, main, read_text
+from tools.build_notebooks import build, clean_outputs, main, read_text, small_png
 
 
 def test_building_again_changes_no_byte_although_the_clock_moved_on(tiny: Path):
@@ -57,17 +61,35 @@ def test_a_warning_stops_the_build(tiny: Path):
         build(text)
 
 
+def png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_picture_is_stored_in_few_colours_and_looks_the_same():
+    ramp = np.arange(200 * 300 * 3).reshape(200, 300, 3) % 251
+    original = Image.fromarray(ramp.astype(np.uint8))
+    stored = Image.open(io.BytesIO(base64.b64decode(small_png(png(original)))))
+    assert stored.size == original.size
+    assert stored.mode == "P"
+    difference = np.abs(np.asarray(stored.convert("RGB"), float) - ramp)
+    assert difference.mean() < 10  # of 255, 192 colours for a picture of 251
+    assert small_png(small_png(png(original))) == small_png(png(original))
+
+
 def test_live_widgets_and_timing_are_not_stored_but_their_picture_is():
+    dot = png(Image.new("P", (1, 1)))
     live = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     display = {"output_type": "display_data", "metadata": {}}
     cell = nbformat.v4.new_code_cell("play()", metadata={"tags": ["x"], "execution": {"a": "1"}})
     cell.outputs = [
-        nbformat.from_dict({**display, "data": {**live, "image/png": "iVBO", "text/plain": "p"}}),
+        nbformat.from_dict({**display, "data": {**live, "image/png": dot, "text/plain": "p"}}),
         nbformat.from_dict({**display, "data": live}),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     clean_outputs(notebook)
-    assert [output.data for output in cell.outputs] == [{"image/png": "iVBO", "text/plain": "p"}]
+    assert [output.data for output in cell.outputs] == [{"image/png": dot, "text/plain": "p"}]
     assert cell.metadata == {"tags": ["x"]}
     assert "widgets" not in notebook.metadata
 
