@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +24,7 @@ from tqdm import tqdm
 from diffflow_edu.processes.base import Process, check_particles
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import Schedule, check_whole
 
 
 class Samplable(Protocol):
@@ -36,7 +38,7 @@ class Samplable(Protocol):
 Data = Samplable | Tensor | np.ndarray | Dataset
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What training left in numbers: one entry a step, the warm start first.
 
@@ -45,6 +47,12 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        if not self.loss:
+            return "History(no steps)"
+        last = float(np.mean(self.loss[-50:]))
+        return f"History({len(self.loss)} steps in {self.seconds[-1]:.1f} s, loss {last:.3f} nats)"
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -83,6 +91,8 @@ def fit(
         training goes on from it, bit for bit on the CPU.
     callback: called as callback(step, model) after each step, with the live weights.
 
+    An interrupt ends training early and leaves the averaged weights, too.
+
     Raises ValueError for arguments that cannot be used, NonFiniteLoss where the loss or its
     gradient stops being finite (the model keeps the average of the weights that were good),
     CheckpointError for a checkpoint that does not belong to this model and run.
@@ -93,12 +103,17 @@ def fit(
     check_whole("batch_size", batch_size)
     check_whole("warm_start", warm_start, least=0)
     check_whole("checkpoint_every", checkpoint_every)
-    if not (math.isfinite(lr) and lr > 0):
+    check_whole("seed", seed, least=0)
+    if not (isinstance(lr, Real) and math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be positive and finite, got {lr!r}")
-    if not 0 <= ema < 1:
+    if not (isinstance(ema, Real) and 0 <= ema < 1):
         raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
-    if not clip > 0:
+    if not (isinstance(clip, Real) and clip > 0):
         raise ValueError(f"clip must be positive, got {clip!r}")
+    if not (checkpoint is None or isinstance(checkpoint, (str, Path))):
+        raise ValueError(f"checkpoint must be a path, got {checkpoint!r}")
+    if not (callback is None or callable(callback)):
+        raise ValueError(f"callback must be callable as callback(step, model), got {callback!r}")
     if warm_start and not isinstance(model, DiffFlow):
         raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -114,9 +129,12 @@ def fit(
     total = warm_start + steps
     run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
     run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
-    run |= {"schedule": str(getattr(model, "schedule", None))}
+    run |= {"schedule": _fingerprint(getattr(model, "schedule", None))}
+    devices = [like.device] if like.is_cuda else []
 
-    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+    with torch.random.fork_rng(devices=devices):
+        _try(model, draw)
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         start = 0
         if checkpoint is not None and Path(checkpoint).exists():
@@ -125,37 +143,41 @@ def fit(
         clock = time.perf_counter()
         model.train()
         first_objective.train()
-        with _progress(total, start) as bar:
-            for step in range(start, total):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
-                objective = first_objective if step < warm_start else model
-                loss = objective(draw())
-                value = loss.item()
-                if not math.isfinite(value):
-                    _adopt(model, average)
-                    raise NonFiniteLoss(_message("loss", value, step, total, lr))
-                if step > 0:  # only now are the weights that the last step left known to be good
-                    _average(average, model, min(ema, step / (9 + step)))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
-                if not math.isfinite(norm):
-                    _adopt(model, average)
-                    raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
-                optimizer.step()
+        try:
+            with _progress(total, start) as bar:
+                for step in range(start, total):
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
+                    objective = first_objective if step < warm_start else model
+                    loss = objective(draw())
+                    value = loss.item()
+                    if not math.isfinite(value):
+                        raise NonFiniteLoss(_message("loss", value, step, total, lr))
+                    if (
+                        step > 0
+                    ):  # only now are the weights that the last step left known to be good
+                        _average(average, model, min(ema, step / (9 + step)))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+                    if not math.isfinite(norm):
+                        raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
+                    optimizer.step()
 
-                history.loss.append(value)
-                history.seconds.append(earlier + time.perf_counter() - clock)
-                if step % 20 == 0 or step == total - 1:
-                    mean = np.mean(history.loss[-50:])
-                    bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
-                bar.update()
-                if callback is not None:
-                    callback(step, model)
-                done = step + 1
-                if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
-                    _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+                    history.loss.append(value)
+                    history.seconds.append(earlier + time.perf_counter() - clock)
+                    if step % 20 == 0 or step == total - 1:
+                        mean = np.mean(history.loss[-50:])
+                        bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
+                    bar.update()
+                    if callback is not None:
+                        callback(step, model)
+                    done = step + 1
+                    if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
+                        _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+        except BaseException:  # an interrupt too: what was learned so far is kept
+            _adopt(model, average)
+            raise
     _average(average, model, min(ema, total / (9 + total)))
     _adopt(model, average)
     return history
@@ -203,19 +225,42 @@ def _progress(total: int, start: int) -> tqdm:
 
 def _batches(data: Data, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
     """A function that draws one batch, (batch_size, *shape), like the model's parameters."""
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(np.ascontiguousarray(data))
+    if isinstance(data, np.ndarray) and np.issubdtype(data.dtype, np.number):
+        data = torch.from_numpy(np.ascontiguousarray(data, data.dtype.newbyteorder("=")))
     if isinstance(data, Tensor):
         _check_rows(data)
         return _rows_of(data.to(like), batch_size)
     if hasattr(data, "sample"):
         return lambda: data.sample(batch_size).to(like)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str):
+    plain = (str, dict, np.ndarray)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, plain):
         return _items_of(data, batch_size, like)
     raise ValueError(
         "data must be a density with .sample(n), a tensor or array (n, *shape) or a torch Dataset, "
         f"got {type(data).__name__}"
     )
+
+
+def _try(model: Process, draw: Callable[[], Tensor]) -> None:
+    """Draw one batch and put two of its particles through the model, before any work is done."""
+    try:
+        batch = draw()
+    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            "data must give tensors: a density whose .sample(n) returns (n, *shape), a tensor or "
+            f"array, or a Dataset of tensors. Drawing a first batch failed: {error}"
+        ) from error
+    _check_rows(batch)
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(batch[:2])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"data of shape {tuple(batch.shape[1:])} a particle does not fit the model: {error}"
+        ) from error
+    finally:
+        model.train(training)
 
 
 def _check_rows(data: Tensor) -> None:
@@ -260,6 +305,14 @@ def _items_of(data: Dataset, batch_size: int, like: Tensor) -> Callable[[], Tens
 
 
 # Checkpoints -------------------------------------------------------------------------------------
+
+
+def _fingerprint(schedule: Schedule | None) -> str:
+    """A schedule in words, and a digest that no other one shares."""
+    if schedule is None:
+        return "none"
+    values = [getattr(schedule, name).numpy().tobytes() for name in ("times", *"khseb")]
+    return f"{schedule} {hashlib.sha256(b''.join(values)).hexdigest()[:12]}"
 
 
 def _save(

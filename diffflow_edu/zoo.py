@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from diffflow_edu.processes import DDPM, DiffFlow
-from diffflow_edu.schedules import Schedule
+from diffflow_edu.schedules import Schedule, check_whole
 
 FOLDER = Path(__file__).parent / "weights"
 KINDS = {"diffflow": DiffFlow, "ddpm": DDPM}
@@ -54,9 +54,13 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> DiffFlow:
     _one_of("density", density, {d for k, d, _ in known if k == kind})
     lengths = sorted(int(n) for k, d, n in known if (k, d) == (kind, density))
     steps = lengths[-1] if steps is None else steps
+    check_whole("steps", steps)
     if steps not in lengths:
         raise ValueError(f"steps must be one of {lengths} for {kind} on {density}, got {steps!r}")
     return load(FOLDER / f"{kind}-{density}-{steps}.safetensors")
+
+
+pretrained.names = names
 
 
 def save_model(path: Path, model: DiffFlow, card: dict[str, Any]) -> None:
@@ -93,8 +97,8 @@ def load(path: Path) -> DiffFlow:
 
 
 def _one_of(argument: str, value: str, known: set[str]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), sorted(known), n=1, cutoff=0.0)
+    if not isinstance(value, str) or value not in known:
+        near = difflib.get_close_matches(str(value).lower(), sorted(known), n=1, cutoff=0.3)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"unknown {argument} {value!r}; there are {', '.join(sorted(known))}.{hint}"

@@ -410,3 +410,22 @@ def test_the_adjoint_keeps_at_most_a_tenth_of_what_autograd_keeps(how):
     ours = peak_saved_bytes(run) + states
     theirs = peak_saved_bytes(lambda: model.bound(x, gradient="autograd").mean().backward())
     assert ours <= 0.1 * theirs, (ours, theirs)
+
+
+def test_a_function_may_use_other_parameters_at_every_time_and_depend_on_the_batch():
+    torch.manual_seed(0)
+    nets = nn.ModuleList(nn.Linear(3, 2, dtype=torch.float64) for _ in range(6))
+    labels = torch.randn(4, 1, dtype=torch.float64)
+
+    def field(x, t):
+        return nets[round(5 * float(t))](torch.cat([x, labels], 1))
+
+    model = DiffFlow(field, field, Schedule.polynomial(5, T=1.0, beta=1.0)).double()
+    x = torch.randn(4, 2, dtype=torch.float64)
+    noise = torch.randn(5, 4, 2, dtype=torch.float64)
+    grads = [
+        torch.autograd.grad(model.bound(x, noise, gradient=way).sum(), list(nets.parameters()))
+        for way in ("adjoint", "autograd")
+    ]
+    for ours, reference in zip(*grads, strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-12)

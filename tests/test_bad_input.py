@@ -141,9 +141,9 @@ def test_a_number_of_samples_below_one_or_not_whole(model, n):
         model.sample(n)
 
 
-@pytest.mark.parametrize("lam", [-0.1, NAN])
+@pytest.mark.parametrize("lam", [-0.1, NAN, INF, "a"])
 def test_a_negative_lambda(model, lam):
-    with pytest.raises(ValueError, match=f"lam must be 0 or more, got {lam!r}"):
+    with pytest.raises(ValueError, match=f"lam must be a finite number, 0 or more, got {lam!r}"):
         model.sample(3, lam=lam)
 
 
@@ -182,3 +182,37 @@ def test_an_unknown_density_and_a_width_that_is_not_positive():
 def test_a_predicted_noise_needs_a_schedule():
     with pytest.raises(ValueError, match="noise_process must be a NoiseProcess, got 3"):
         NoisePrediction(torch.tanh, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (lambda x, t: x[:, :1], r"got \(4, 1\)"),
+        (lambda x, t: x[None], r"got \(1, 4, 2\)"),
+        (lambda x, t: x.sum(), r"got \(\)"),
+        (lambda x, t: None, "got NoneType"),
+        (lambda x, t: 0.0, "got float"),
+    ],
+)
+@pytest.mark.parametrize("name", ["drift", "score"])
+def test_a_field_that_does_not_return_a_tensor_like_x(name, value, got):
+    fields = {"drift": lambda x, t: -x, "score": lambda x, t: -x} | {name: value}
+    model = DiffFlow(schedule=Schedule.log_snr(5), **fields)
+    message = rf"{name} must return a tensor like x, \(4, 2\), {got}"
+    for gradient in ("adjoint", "autograd"):
+        with pytest.raises(ValueError, match=message):
+            model.bound(torch.randn(4, 2), gradient=gradient)
+    with pytest.raises(ValueError, match=message):
+        model.sample(4)
+
+
+@pytest.mark.parametrize(("name", "near"), [("RING", "ring"), ("CheckerBoard", "checkerboard")])
+def test_capitals_do_not_hide_the_nearest_density(name, near):
+    with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+        toy.load(name)
+
+
+def test_a_schedule_that_is_none_of_ours():
+    for kind in (DiffFlow, DDPM):
+        with pytest.raises(ValueError, match="schedule must be a Schedule, got 5"):
+            kind.mlp(5)

@@ -52,6 +52,10 @@ def dots(axes) -> np.ndarray:
     return np.asarray(axes.collections[-1].get_offsets())
 
 
+def test_every_model_has_a_colour_of_its_own_from_the_palette():
+    assert figures.MODELS == {"DDPM": figures.MODES[1], "DiffFlow": figures.MODES[0]}
+
+
 def test_film_strip_has_a_row_per_model_and_time_runs_left_to_right():
     path = trajectory()
     figure = figures.film_strip({"A": path, "B": path}, steps=6, title="It moves")

@@ -523,3 +523,21 @@ def test_one_pass_over_all_steps_equals_a_pass_a_step():
     ddpm.score.takes_many_times = False
     torch.manual_seed(1)
     assert torch.allclose(ddpm.loss(x), together, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DiffFlow, DDPM])
+def test_the_model_samples_in_its_own_dimension(kind):
+    model = kind.mlp(Schedule.log_snr(3), dim=3, hidden=8)
+    assert model.sample(4, seed=0).states.shape == (4, 4, 3)
+    assert repr(model.sample(4)) == "Trajectory(3 steps, 4 particles of shape (3,))"
+
+
+def test_the_loss_of_ddpm_is_its_bound_for_sets_of_points_too():
+    torch.manual_seed(0)
+    model = DDPM.mlp(Schedule.log_snr(5, r_min=0.3, r_max=3.0), hidden=8).eval()
+    x = torch.randn(4000, 3, 2)
+    with torch.no_grad():
+        bound = model.bound(x)
+        losses = torch.stack([model.loss(x) for _ in range(20)])
+    error = (bound.std() / len(bound) ** 0.5).hypot(losses.std() / 20**0.5)
+    assert abs(losses.mean() - bound.mean()) < 4 * error

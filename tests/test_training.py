@@ -39,7 +39,8 @@ class Quadratic(Process):
         self.seen = []
 
     def loss(self, x):
-        self.seen.append(self.w.item())
+        if self.training:  # fit tries two particles in eval mode first
+            self.seen.append(self.w.item())
         return 0.5 * (self.w - self.target).square().sum()
 
 
@@ -93,7 +94,8 @@ def test_every_row_is_drawn_and_nothing_else():
         batches = []
 
         def loss(self, x):
-            self.batches.append(x.clone())
+            if self.training:
+                self.batches.append(x.clone())
             return super().loss(x)
 
     rows = torch.arange(10.0).reshape(5, 2) / 3
@@ -416,7 +418,7 @@ def test_data_that_cannot_be_used_is_named(data, message):
 
 
 def test_data_of_another_dimension_than_the_model_is_named():
-    with pytest.raises(ValueError, match=r"x must have 2 numbers a particle, got shape \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"data of shape \(3,\) .* x must have 2 numbers"):
         fit(small(), torch.randn(10, 3), steps=1, batch_size=4)
 
 
@@ -433,3 +435,57 @@ def test_a_model_that_is_none_or_learns_nothing_is_named():
         fit(flow, DATA, steps=1)
     with pytest.raises(ValueError, match="warm_start needs a DiffFlow, got Quadratic"):
         fit(Quadratic(), DATA, steps=1, warm_start=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([[1.0, 2.0]] * 8, "data must have shape"),
+        ({"x": torch.randn(8, 2)}, "data must be a density"),
+        (np.array([[None, 1.0]] * 8), "data must be a density"),
+        ([{"x": torch.randn(2)}] * 8, "data must give tensors"),
+        ([torch.full((2,), float("nan"))] * 8, "data must be finite"),
+    ],
+    ids=["list of lists", "dict", "array of objects", "items are dicts", "items are NaN"],
+)
+def test_data_that_cannot_be_learned_is_refused_before_training(data, words):
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        fit(model, data, steps=2, batch_size=4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training  # as it came
+
+
+def test_a_big_endian_array_is_learned_like_any_other():
+    losses = [
+        fit(Quadratic(), DATA.numpy().astype(kind), steps=3, seed=1).loss for kind in (">f4", "<f4")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_an_interrupt_leaves_the_averaged_weights_in_eval_mode():
+    def stop(step, model):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    model, live = Quadratic(), []
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, DATA, steps=9, callback=lambda k, m: (live.append(m.w.item()), stop(k, m)))
+    assert not model.training
+    assert live[0] < model.w.item() < live[-1]  # an average of the steps, which all go up
+
+
+def test_a_checkpoint_of_a_schedule_that_differs_in_one_time_is_refused(tmp_path):
+    def model(middle):
+        torch.manual_seed(0)
+        return DDPM.mlp(Schedule.euler(torch.tensor([0, 0.1, middle, 0.9, 1.0]), 1.0), hidden=8)
+
+    path = tmp_path / "run.pt"
+    fit(model(0.4), DATA, steps=2, batch_size=8, checkpoint=path)
+    with pytest.raises(CheckpointError, match="schedule="):
+        fit(model(0.6), DATA, steps=2, batch_size=8, checkpoint=path)
+
+
+def test_a_history_is_one_line():
+    assert repr(fit(Quadratic(), DATA, steps=3)).startswith("History(3 steps in ")

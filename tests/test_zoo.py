@@ -127,3 +127,12 @@ def test_a_recipe_names_a_schedule_and_a_kind():
     model = zoo.build(recipe("ddpm"))
     assert type(model) is DDPM and model.log_b_ratio.requires_grad
     assert repr(model.schedule) == repr(Schedule.log_snr(steps=3, r_min=0.1))
+
+
+def test_pretrained_knows_its_names():
+    assert zoo.pretrained.names() == zoo.names()
+
+
+def test_steps_that_are_no_whole_number_are_refused():
+    with pytest.raises(ValueError, match=r"steps must be a whole number, 1 or more, got 10\.0"):
+        zoo.pretrained("diffflow", "olympic_rings", steps=10.0)

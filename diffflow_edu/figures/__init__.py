@@ -5,11 +5,12 @@ and is passed by the caller. Time runs from data (left) to noise (right).
 """
 
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
-from diffflow_edu.figures.style import MODES, particle_colors, style, view_square
+from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
 
 __all__ = [
+    "MODELS",
     "MODES",
     "alt_text",
     "density_map",

@@ -17,6 +17,9 @@ from diffflow_edu.processes.base import Trajectory
 MODES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A00", "#8C6BB1")
 """One colour per mode; the colour-blind-safe set of Okabe and Ito without black and pale yellow."""
 
+MODELS = {"DDPM": MODES[1], "DiffFlow": MODES[0]}
+"""One colour per model, the same in every picture that compares the two."""
+
 NO_MODE = "#8C8C8C"
 """Particles without a mode (a negative label) and without a value (NaN)."""
 

@@ -36,35 +36,36 @@ if TYPE_CHECKING:
 def path_bound(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
     """`DiffFlow.bound` with the adjoint's gradient. x: (B, *shape), noise: (N, B, *shape). (B,)."""
     b = model.backward_std(schedule)
-    path = _PathBound.apply(model, schedule, noise, x, b, *_parameters(model, x))
+    path = _PathBound.apply(model, schedule, noise, x, b, *_parameters(model, schedule, x))
     return path + model.constant(schedule, x)
 
 
 def path_loss(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
     """The mean of `path_bound`, its gradient made in the same reverse sweep as its value. 0-d."""
     b = model.backward_std(schedule)
-    parameters = _parameters(model, x)
+    parameters = _parameters(model, schedule, x)
     if not torch.is_grad_enabled() or not any(p.requires_grad for p in (x, b, *parameters)):
         return path_bound(model, schedule, x, noise).mean()
     path = _PathLoss.apply(model, schedule, noise, x, b, *parameters)
     return path + model.constant(schedule, x)
 
 
-def _parameters(model: DiffFlow, x: Tensor) -> list[Tensor]:
+def _parameters(model: DiffFlow, schedule: Schedule, x: Tensor) -> list[Tensor]:
     """What drift and score learn, each parameter once even where the two share some."""
     found: dict[Tensor, None] = {}
-    for field in (model.drift, model.score):
+    times = schedule.times.to(x)
+    for field, met in ((model.drift, times), (model.score, times[1:])):
         if isinstance(field, nn.Module):
-            learned = [p for p in field.parameters() if p.requires_grad]
-        else:  # a function; it may use parameters of its own
-            learned = _leaves(field(x[:1].detach(), model.schedule.times[-1].to(x)))
-        found |= dict.fromkeys(learned)
+            found |= dict.fromkeys(p for p in field.parameters() if p.requires_grad)
+        elif torch.is_grad_enabled():  # a function; it may use parameters, others at every time
+            for t in met:
+                found |= dict.fromkeys(_leaves(field(x.detach(), t)))
     return list(found)
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
     """The tensors that an output depends on and that gather a gradient."""
-    leaves, seen, stack = [], set(), [output.grad_fn]
+    leaves, seen, stack = [], set(), [getattr(output, "grad_fn", None)]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -130,9 +131,9 @@ def _forward_sweep(
     states[0] = x
     path = x.new_zeros(len(x))
     for j in range(chain.steps + 1 if with_backward else chain.steps):
-        drift = model.drift(states[j], chain.times[j]).to(x)
+        drift = model.drift_at(states[j], chain.times[j])
         if with_backward and j > 0:
-            score = model.score(states[j], chain.times[j]).to(x)
+            score = model.score_at(states[j], chain.times[j])
             path += _half_square(
                 chain.backward_noise(j - 1, states[j - 1], states[j], drift, score)
             )
@@ -166,8 +167,8 @@ def _reverse_sweep(
         # The one stop at x_j. At j = 0 no backward step begins, so the score has no part.
         with torch.enable_grad():
             x = states[j].detach().requires_grad_(j > 0 or needs_x)
-            drift = model.drift(x, chain.times[j]).to(x)
-            score = model.score(x, chain.times[j]).to(x) if j > 0 else None
+            drift = model.drift_at(x, chain.times[j])
+            score = model.score_at(x, chain.times[j]) if j > 0 else None
         outputs, cotangents = [drift], [torch.zeros_like(adjoint)]
 
         if j < chain.steps:  # the forward step j: x_{j+1} = k x_j + h f_j + s δF

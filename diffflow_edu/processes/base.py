@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.schedules import check_whole
+
 Field = Callable[[Tensor, Tensor], Tensor]
 """A drift or a score: (x (B, *shape), t 0-d) -> (B, *shape)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
     """What a process leaves behind: particles at every time.
 
@@ -30,6 +32,10 @@ class Trajectory:
     states: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("times", "states"):
+            if not isinstance(getattr(self, name), Tensor):
+                got = type(getattr(self, name)).__name__
+                raise ValueError(f"{name} must be a torch.Tensor, got {got}")
         if self.times.ndim != 1 or self.states.ndim < 2 or len(self.times) != len(self.states):
             raise ValueError(
                 "a Trajectory needs times (N + 1,) and states (N + 1, B, *shape), "
@@ -45,6 +51,10 @@ class Trajectory:
     def end(self) -> Tensor:
         """The noise side, (B, *shape)."""
         return self.states[-1]
+
+    def __repr__(self) -> str:
+        steps, (particles, *shape) = len(self) - 1, self.start.shape
+        return f"Trajectory({steps} steps, {particles} particles of shape {tuple(shape)})"
 
     def __len__(self) -> int:
         """The number of states, N + 1."""
@@ -103,4 +113,7 @@ class Process(nn.Module):
 
 def generator_for(seed: int | None, device: torch.device) -> torch.Generator | None:
     """A generator with this seed on this device; None leaves the choice to torch's global one."""
-    return None if seed is None else torch.Generator(device).manual_seed(seed)
+    if seed is None:
+        return None
+    check_whole("seed", seed, least=0)
+    return torch.Generator(device).manual_seed(int(seed))

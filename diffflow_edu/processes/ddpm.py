@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffflow_edu.nets import MLP, NoisePrediction
 from diffflow_edu.processes.base import Field
-from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
 from diffflow_edu.schedules import Schedule
 
 
@@ -59,14 +59,18 @@ class DDPM(DiffFlow):
         cls, schedule: Schedule, dim: int = 2, hidden: int = 128, learn_backward_std: bool = False
     ) -> DDPM:
         """The model of this course for points in ℝ^dim: one MLP that predicts the noise."""
+        check_schedule(schedule)
         net = MLP(dim, hidden, horizon=float(schedule.times[-1]))
-        return cls(net, schedule, learn_backward_std=learn_backward_std)
+        model = cls(net, schedule, learn_backward_std=learn_backward_std)
+        model.shape = (dim,)
+        return model
 
     @classmethod
     def of(cls, model: DiffFlow) -> DDPM:
         """The fixed-drift diffusion inside a DiffFlow: same score network, same backward std."""
         ddpm = cls(model.score, model.schedule, prediction="score")
         ddpm.log_b_ratio = model.log_b_ratio
+        ddpm.shape = model.shape
         return ddpm
 
     def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -119,5 +123,5 @@ class DDPM(DiffFlow):
     def _scores(self, x: Tensor, times: Tensor) -> Tensor:
         """The score of x (N, m, *shape), row by row at times (N,)."""
         if getattr(self.score, "takes_many_times", False):
-            return self.score(x, times[:, None])
-        return torch.stack([self.score(x[i], t) for i, t in enumerate(times)])
+            return self.score(x, times.reshape(-1, *[1] * (x.ndim - 2)))
+        return torch.stack([self.score_at(x[i], t) for i, t in enumerate(times)])

@@ -12,6 +12,9 @@ names the coefficients k, h, s, e, b of a step.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -44,6 +47,9 @@ class DiffFlow(Process):
     (torch.Size([3]), 11)
     """
 
+    shape: tuple[int, ...] = (2,)
+    """Of one particle, where `sample` is not told."""
+
     def __init__(
         self, drift: Field, score: Field, schedule: Schedule, learn_backward_std: bool = False
     ) -> None:
@@ -51,8 +57,7 @@ class DiffFlow(Process):
         for name, field in (("drift", drift), ("score", score)):
             if not callable(field):
                 raise ValueError(f"{name} must be callable as {name}(x, t), got {field!r}")
-        if not isinstance(schedule, Schedule):
-            raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
+        check_schedule(schedule)
         self.drift = drift
         self.score = score
         self.schedule = schedule
@@ -66,17 +71,28 @@ class DiffFlow(Process):
         cls, schedule: Schedule, dim: int = 2, hidden: int = 128, learn_backward_std: bool = False
     ) -> DiffFlow:
         """The model of this course for points in ℝ^dim: two MLPs; the drift starts at zero."""
+        check_schedule(schedule)
         horizon = float(schedule.times[-1])
         drift = MLP(dim, hidden, zero_init=True, horizon=horizon)
         score = NoisePrediction(MLP(dim, hidden, horizon=horizon), schedule.noise_process)
-        return cls(drift, score, schedule, learn_backward_std)
+        model = cls(drift, score, schedule, learn_backward_std)
+        model.shape = (dim,)
+        return model
+
+    def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
+        """f(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
+        return _like("drift", self.drift(x, t), x)
+
+    def score_at(self, x: Tensor, t: Tensor) -> Tensor:
+        """s(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
+        return _like("score", self.score(x, t), x)
 
     # The two chains ------------------------------------------------------------------------------
 
     def forward_mean(self, x: Tensor, i: int, schedule: Schedule | None = None) -> Tensor:
         """Where x at t_i goes on average: k x + h f(x, t_i). x: (B, *shape)."""
         c = schedule or self.schedule
-        drift = self.drift(x, c.times[i].to(x)).to(x)
+        drift = self.drift_at(x, c.times[i].to(x))
         return float(c.k[i]) * x + float(c.h[i]) * drift
 
     def forward_step(
@@ -96,7 +112,7 @@ class DiffFlow(Process):
         c = schedule or self.schedule
         t = c.times[i + 1].to(x_next)
         pull = lam**2 * float(c.e[i]) + (1 - lam**2) * float(c.e_ode[i])
-        drift, score = self.drift(x_next, t).to(x_next), self.score(x_next, t).to(x_next)
+        drift, score = self.drift_at(x_next, t), self.score_at(x_next, t)
         return (x_next - float(c.h[i]) * drift + pull * score) / float(c.k[i])
 
     def backward_std(self, schedule: Schedule | None = None) -> Tensor:
@@ -128,10 +144,10 @@ class DiffFlow(Process):
         Its mean over paths and data bounds the mean −log p of the backward chain from above.
 
         x: (B, *shape). noise: δF, (N, B, *shape), fixes the path; by default it is drawn from
-            torch's global generator.
+            torch's global generator. No gradient flows into it.
         gradient: "adjoint" keeps N + 1 states and recomputes each step (Algorithm 2), "autograd"
             keeps everything. Same gradient.
-        Returns (B,).
+        Returns (B,). A flexible grid is drawn anew in training mode, and fixed after `eval()`.
         """
         if gradient not in ("adjoint", "autograd"):
             raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
@@ -212,18 +228,22 @@ class DiffFlow(Process):
         self,
         n: int,
         seed: int | None = None,
-        shape: tuple[int, ...] = (2,),
+        shape: tuple[int, ...] | None = None,
         lam: float = 1.0,
         last_noise: bool = False,
     ) -> Trajectory:
         """Carry n particles from N(0, I) to data by equation 12.
 
+        shape: of one particle; by default that of the model's networks, (2,) for your own fields.
         lam: λ of equation 17. 1 is the backward SDE, 0 follows the probability flow.
         last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
         """
         check_whole("n", n)
-        if not lam >= 0:
-            raise ValueError(f"lam must be 0 or more, got {lam!r}")
+        if not (isinstance(lam, Real) and 0 <= lam < math.inf):
+            raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
+        shape = self.shape if shape is None else shape
+        if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
+            raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
         like = self.log_b_ratio
         generator = generator_for(seed, like.device)
         b = self.backward_std()
@@ -240,3 +260,17 @@ class DiffFlow(Process):
                 x = x + lam * b[i] * draw()
             states.append(x)
         return Trajectory(self.schedule.times.to(like), torch.stack(states[::-1]))
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raise a ValueError unless it is a Schedule."""
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
+
+
+def _like(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """What a field returned, in the dtype of x; autocast may have lowered it."""
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must return a tensor like x, {tuple(x.shape)}, got {got}")
+    return value.to(x)

@@ -49,10 +49,10 @@ def load(name: str, **kwargs: float) -> Density:
     Traceback (most recent call last):
     ValueError: width must be positive, got -0.1
     """
-    if name not in _CATALOGUE:
-        near = difflib.get_close_matches(str(name), _CATALOGUE, n=1, cutoff=0.0)[0]
-        known = ", ".join(_CATALOGUE)
-        raise ValueError(f"unknown density {name!r}: did you mean {near!r}? Known: {known}")
+    if not isinstance(name, str) or name not in _CATALOGUE:
+        near = difflib.get_close_matches(str(name).lower(), _CATALOGUE, n=1, cutoff=0.3)
+        hint = f": did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown density {name!r}{hint} Known: {', '.join(_CATALOGUE)}")
     build = _CATALOGUE[name]
     takes = list(inspect.signature(build).parameters)
     for argument in kwargs:

@@ -60,7 +60,7 @@ class Density:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(int(seed))
         raw = self._raw_sample(int(n), generator)
         return ((raw - self.shift) / self.scale).float()
 
