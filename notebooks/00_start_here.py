@@ -133,14 +133,12 @@ print("the start lies on the rings:", not density.leaked(path.start).any().item(
 # %%
 import matplotlib.pyplot as plt
 
-from diffflow_edu.figures import MODES, style
+from diffflow_edu.figures import MODELS, style
 
 with style():
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for (name, model), color in zip(
-        {"DDPM": ddpm, "DiffFlow": diffflow}.items(), MODES[:2], strict=True
-    ):
-        axes.semilogy(model.schedule.s, "o-", color=color, label=name)
+    for name, model in {"DDPM": ddpm, "DiffFlow": diffflow}.items():
+        axes.semilogy(model.schedule.s, "o-", color=MODELS[name], label=name)
     axes.axhline(density.width / density.scale, color="0.5", ls=":", lw=1.5)
     axes.text(9, density.width / density.scale * 1.15, "width of a ring", ha="right", color="0.4")
     axes.set(xlabel="step i (0 is next to the data)", ylabel="noise $s_i$ of the step")
@@ -149,8 +147,8 @@ with style():
 plt.show()
 
 # %% [markdown]
-# The first step adds about as much noise as a ring is wide, the last ones thirty to a hundred times as much (mind
-# the logarithmic axis). DDPM has to drown the rings, so its last steps add noise of about the size of the data;
+# The first step adds about as much noise as a ring is wide, the last one thirty times (DiffFlow) or a hundred times
+# (DDPM) as much; mind the logarithmic axis. DDPM has to drown the rings, so its last steps add noise of about the size of the data;
 # DiffFlow stops at 0.3, since its drift does the rest.
 #
 # ## 4. Data with exact truth
