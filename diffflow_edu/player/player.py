@@ -1,4 +1,4 @@
-"""Python describes the particles, player.js draws them.
+"""Python describes the particles, JavaScript draws them.
 
 All frames travel once, as 16-bit integers in one buffer; after that the kernel is not needed, so
 the player stays smooth on a slow connection.
@@ -19,23 +19,12 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from diffflow_edu.figures.style import (
-    Color,
-    as_panels,
-    digits_for,
-    particle_colors,
-    spread_indices,
-    view_square,
-)
+from diffflow_edu.figures.style import as_panels, digits_for, spread_indices, view_square
 from diffflow_edu.figures.trajectories import alt_text, film_strip
+from diffflow_edu.player import export
+from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script
 from diffflow_edu.processes.base import Trajectory
-
-REACH = 4.0
-"""Frames cover this many times the visible square: particles leave it smoothly, not at its edge."""
-
-LARGEST = 32767
-MISSING = -32768
-"""Stands for NaN and infinite coordinates; the only value that no position takes."""
+from diffflow_edu.toy import Density
 
 FILM_STRIP_COLORS = 32
 FILM_STRIP_DPI = 90
@@ -43,33 +32,41 @@ FILM_STRIP_POINTS = 1500
 
 
 def play(
-    trajectories: Trajectory | Mapping[str, Trajectory],
-    color: Color = None,
+    trajectories: Trajectory | Mapping[str, Any],
+    color: Colors = None,
     *,
     title: str | None = None,
     direction: str = "forward",
     fps: float | None = None,
     autoplay: bool = False,
     max_points: int = 2000,
+    density: Density | None = None,
 ) -> Player:
     """Watch particles travel between data and noise, one panel per trajectory, side by side.
+
+    Click a particle to see its way in every panel, drag a box to follow a region.
 
     trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), with the
         same N and B in every panel.
     color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
-        is applied to each trajectory's data side; None gives one colour.
-    title: a line above the panels, best a finding.
-    direction: "forward" plays data → noise, "backward" noise → data; the slider always has the
-        data on its left.
-    fps: steps of the trajectory per second, the drawing glides between them; without it a whole
-        run takes four seconds.
-    autoplay: start by itself, unless the reader asked their system for reduced motion.
-    max_points: at most so many particles per panel, evenly picked, the same ones in every panel.
+        is applied to each trajectory's data side; None gives one colour. A dict of these by name
+        gives the reader the choice. The angle at which a particle starts is always on offer.
+    title: stands above the panels.
+    direction: "forward" starts at the data, "backward" at the noise.
+    fps: steps a second when playing; by default the whole way takes 4 s.
+    autoplay: start playing at once, unless the reader's system asks for less motion.
+    max_points: at most so many particles are shown in a panel, evenly picked.
+    density: what the particles should look like at t = 0; adds the colours "mode" and
+        "log-density".
 
-    Space plays and pauses, ← and → step, Home and End jump. Where no kernel runs (GitHub, nbviewer,
-    an HTML export) a film strip takes the player's place. Raises ValueError for an empty dict,
-    panels that differ in steps or particles, states that are not points in the plane, colours of
-    the wrong length, fps ≤ 0, max_points < 1 or an unknown direction.
+    Returns a widget; where none can run, its film strip and its text are shown. Raises ValueError
+    for trajectories that do not fit together, colours of the wrong length, and bad options.
+
+    >>> import torch
+    >>> path = Trajectory(torch.linspace(0, 1, 4), torch.zeros(4, 5, 2))
+    >>> play({"still": path}, title="Nothing moves")
+    Nothing moves. Particles from data (t = 0.00, left) to noise (t = 1.00, right): \
+still, 5 particles in 3 steps.
     """
     return Player(
         trajectories,
@@ -79,65 +76,82 @@ def play(
         fps=fps,
         autoplay=autoplay,
         max_points=max_points,
+        density=density,
     )
 
 
 class Player(anywidget.AnyWidget):
     """What `play` returns: the widget, its film strip, and the film strip in words."""
 
-    _esm = Path(__file__).with_name("player.js")
+    _esm = script()
 
     frames = traitlets.Bytes().tag(sync=True)
-    """int16, little-endian, (N + 1, panels, points, 2): `spec` holds the square they cover."""
+    """int16, little-endian, (N + 1, panels, points, 2) for each run, one after another."""
 
     colors = traitlets.Bytes().tag(sync=True)
-    """uint8, (panels, points): indices into the palette of `spec`."""
+    """uint8, (colourings, runs, panels, points): indices into the palettes of `spec`."""
 
     spec = traitlets.Dict().tag(sync=True)
-    """Titles, times, palette and the small numbers that player.js needs."""
+    """Titles, times, palettes and the small numbers that player.js needs."""
 
     def __init__(
         self,
-        trajectories: Trajectory | Mapping[str, Trajectory],
-        color: Color = None,
+        trajectories: Trajectory | Mapping[str, Any],
+        color: Colors = None,
         *,
         title: str | None = None,
         direction: str = "forward",
         fps: float | None = None,
         autoplay: bool = False,
         max_points: int = 2000,
+        density: Density | None = None,
     ) -> None:
-        panels = as_panels(trajectories)
-        _check_alike(panels)
+        runs = [as_panels(trajectories)]
+        for run in runs:
+            _check_alike(run)
         if direction not in ("forward", "backward"):
             raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
         if fps is not None and not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps must be positive, got {fps}")
         if max_points < 1:
             raise ValueError(f"max_points must be at least 1, got {max_points}")
-        palette, indices = particle_colors({k: p.start for k, p in panels.items()}, color)
+        if density is not None and not isinstance(density, Density):
+            raise ValueError(f"density must be a toy density, got {type(density).__name__}")
+        choices = colorings(runs, color, density)
 
-        arrays = [path.to_numpy() for path in panels.values()]
-        keep = spread_indices(arrays[0][1].shape[1], max_points)
-        states = np.stack([states[:, keep] for _, states in arrays], axis=1)
-        times = np.stack([times for times, _ in arrays])
-        x, y, half = view_square([states])
-        self._trajectories, self._color, self._title = panels, color, title
+        titles = list(runs[0])
+        keep = spread_indices(runs[0][titles[0]].states.shape[1], max_points)
+        states = [np.stack([p.to_numpy()[1][:, keep] for p in run.values()], 1) for run in runs]
+        times = [np.stack([p.to_numpy()[0] for p in run.values()]) for run in runs]
+        x, y, half = view_square(states)
+        described, offset = [], 0
+        for each, at in zip(states, times, strict=True):
+            lost = (~np.isfinite(each).all(axis=3)).any(axis=0).sum(axis=1)
+            described.append(
+                {
+                    "frames": len(each),
+                    "offset": offset,
+                    "times": at.tolist(),
+                    "missing": lost.tolist(),
+                }
+            )
+            offset += each.size
+        self._trajectories, self._title = runs[0], title
+        self._color = next(iter(color.values())) if isinstance(color, Mapping) else color
         super().__init__(
-            frames=quantise(states, (x, y), REACH * half).tobytes(),
-            colors=np.stack([indices[name][keep] for name in panels]).tobytes(),
+            frames=b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
+            colors=b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
             spec={
-                "panels": list(panels),
-                "frames": len(times[0]),
+                "panels": titles,
                 "points": len(keep),
-                "times": times.tolist(),
-                "digits": digits_for(times),
-                "palette": palette,
+                "runs": described,
+                "colorings": [{"name": name, "palette": palette} for name, palette, _ in choices],
+                "digits": digits_for(np.concatenate([t.ravel() for t in times])),
                 "reach": REACH / LARGEST,  # one quantum, in half sides of the visible square
-                "missing": (~np.isfinite(states).all(axis=3)).any(axis=0).sum(axis=1).tolist(),
+                "view": [x, y, half],
                 "title": title or "",
                 "direction": direction,
-                "fps": fps if fps is not None else max(len(times[0]) - 1, 1) / 4.0,
+                "fps": fps,
                 "autoplay": autoplay,
                 "alt": self.alt,
             },
@@ -169,6 +183,21 @@ class Player(anywidget.AnyWidget):
         """Write the film strip to a file."""
         Path(path).write_bytes(self.png)
 
+    def save_html(self, path: str | Path) -> None:
+        """Write one page that plays without a kernel and without a network."""
+        Path(path).write_text(export.page(self), encoding="utf-8")
+
+    def save_gif(self, path: str | Path, fps: float = export.FPS) -> None:
+        """Write a GIF of every step. Raises ValueError for fps <= 0."""
+        export.film(self, path, "pillow", fps)
+
+    def save_mp4(self, path: str | Path, fps: float = export.FPS) -> None:
+        """Write an MP4 of every step.
+
+        Raises ValueError for fps <= 0 and RuntimeError where the program ffmpeg is missing.
+        """
+        export.film(self, path, "ffmpeg", fps)
+
     def __repr__(self) -> str:
         return self.alt
 
@@ -180,21 +209,6 @@ class Player(anywidget.AnyWidget):
         data, metadata = bundle
         data = data | {"text/plain": self.alt, "image/png": self.png}
         return data, metadata | {"image/png": {"alt": self.alt}}
-
-
-def quantise(states: np.ndarray, centre: tuple[float, float], reach: float) -> np.ndarray:
-    """Coordinates (..., 2) as int16 within centre ± reach; beyond it they stop at the border.
-
-    The error inside is at most half a quantum, reach / 65534. A particle with a NaN or infinite
-    coordinate has `MISSING` in both.
-
-    >>> quantise(np.array([[0.0, 1.0], [np.nan, 0.0]]), (0.0, 0.0), 1.0).tolist()
-    [[0, 32767], [-32768, -32768]]
-    """
-    there = np.isfinite(states).all(axis=-1, keepdims=True)
-    scaled = (np.where(there, states, 0.0).astype(np.float64) - centre) / reach
-    whole = np.rint(np.clip(scaled, -1.0, 1.0) * LARGEST)
-    return np.where(there, whole, MISSING).astype("<i2")
 
 
 def _check_alike(panels: Mapping[str, Trajectory]) -> None:
