@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 import diffflow_edu.player as player_package
+from diffflow_edu import metrics as metrics_module
 from diffflow_edu import toy
 from diffflow_edu.figures import MODES, view_square
+from diffflow_edu.metrics import sliced_w2
 from diffflow_edu.player import Player, play
 from diffflow_edu.player.pack import MISSING, REACH, SCRIPTS, quantise, script
 from diffflow_edu.processes.base import Trajectory
@@ -269,6 +271,44 @@ def test_the_script_touches_no_global_style_and_gives_no_ids():
         assert banned not in SCRIPT
 
 
+def test_a_dial_holds_runs_of_unlike_lengths_and_dials_nest():
+    path = {n: trajectory(n, 50, seed=n) for n in (2, 3, 4, 5)}
+    p = play({"N": {n: {"a": path[n], "b": path[n]} for n in (2, 5)}})
+    assert p.spec["dials"] == [{"name": "N", "values": ["2", "5"]}]
+    assert [run["frames"] for run in p.spec["runs"]] == [3, 6]
+    whole = np.frombuffer(p.frames, "<i2")
+    second = whole[p.spec["runs"][1]["offset"] :].reshape(6, 2, 50, 2)
+    assert len(whole) == 3 * 2 * 50 * 2 + second.size
+    assert np.corrcoef(second[3, 1, :, 0], path[5].states[3, :, 0])[0, 1] > 0.999999
+    for row in ("a, N = 2", "b, N = 5", "50 particles in 5 steps"):
+        assert row in p.alt
+    both = play({"N": {2: {"λ": {0: path[2], 1: path[3]}}, 4: {"λ": {0: path[4], 1: path[5]}}}})
+    assert [dial["values"] for dial in both.spec["dials"]] == [["2", "4"], ["0", "1"]]
+    assert [run["frames"] for run in both.spec["runs"]] == [3, 4, 5, 6]  # the last dial is fastest
+
+
+def test_the_metrics_of_a_step_are_those_of_its_particles():
+    density = toy.load("olympic_rings")
+    start = density.sample(500, seed=0)
+    noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    lost = start.clone()
+    lost[:100] = float("nan")
+    path = Trajectory(torch.tensor([0.0, 0.5, 1.0]), torch.stack([start, lost, noise]))
+    (metrics,) = play(path, density=density).spec["runs"][0]["metrics"]
+    assert metrics["leak"][0] == 0
+    assert metrics["leak"][1] == pytest.approx(0.2)
+    assert metrics["leak"][2] == pytest.approx(density.leaked(noise).double().mean().item())
+    reference = density.sample(500, seed=metrics_module.DATA_SEED)
+    expected = [sliced_w2(x, reference, 32) for x in (start, start[100:], noise)]
+    assert metrics["W2 to data"] == pytest.approx(expected)
+    assert metrics["W2 to N(0, I)"][2] < 0.2 < metrics["W2 to N(0, I)"][0]  # the floor at 500
+    assert play(path).spec["runs"][0]["metrics"] == []
+    nothing = Trajectory(torch.tensor([0.0, 1.0]), torch.full((2, 5, 2), float("nan")))
+    (metrics,) = play(nothing, density=density).spec["runs"][0]["metrics"]
+    assert metrics["W2 to data"] == [None, None]  # NaN is no JSON
+    assert metrics["leak"] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("trajectories", "message"),
     [
@@ -277,6 +317,14 @@ def test_the_script_touches_no_global_style_and_gives_no_ids():
         ({"a": 3}, r"trajectories\['a'\] must be a Trajectory, got int"),
         ({"a": trajectory(3), "b": trajectory(4)}, "3 steps × 2000 .* 'a' and 4 steps"),
         ({"a": trajectory(3, 5), "b": trajectory(3, 6)}, "5 particles in 'a' and .* 6 particles"),
+        ({"N": {}, "b": trajectory(3)}, "a dial is a dict with one name"),
+        ({"N": {}}, "the dial 'N' must have at least one setting"),
+        (
+            {"N": {1: {"a": trajectory(3)}, 2: {"b": trajectory(3)}}},
+            r"same panels.*at N = 2, \['b'",
+        ),
+        ({"N": {1: trajectory(3, 5), 2: trajectory(3, 6)}}, "got 5 and, at N = 2, 6"),
+        ({"N": {1: {"M": {1: trajectory(3, 5)}}, 2: trajectory(3, 5)}}, "same dials"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 3)), r"points in the plane.*\(2, 5, 3\)"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 1, 8, 8)), "points in the plane"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 0, 2)), r"got states \(2, 0, 2\)"),

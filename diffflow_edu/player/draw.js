@@ -251,6 +251,34 @@ function drawAxis(view, panel) {
   circle(brush, [at(timeOf(view, panel)), y], 5.5, "#0072B2", view.paper, 1.5);
 }
 
+function percent(value) {
+  return `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+}
+
+// One line each for the distances and for the leak, at the step that is nearest.
+function metricLines(view, panel) {
+  const metrics = view.run.metrics[panel];
+  if (!metrics) return [];
+  const step = Math.round(view.position);
+  const value = (name) => metrics[name][step];
+  const number = (x) => (x === null ? "–" : x.toFixed(3));
+  return [
+    `sliced W2: ${number(value("W2 to data"))} to data, ${number(value("W2 to N(0, I)"))} to N(0, I)`,
+    `leak ${percent(value("leak"))}`,
+  ];
+}
+
+function drawMetrics(view, panel) {
+  const { brush, layout } = view;
+  brush.fillStyle = view.ink;
+  brush.font = `14px ${view.look.fontFamily}`;
+  brush.textAlign = "left";
+  const y = layout.top + layout.side + AXIS_HEIGHT + 14;
+  metricLines(view, panel).forEach((line, i) => {
+    brush.fillText(line, panelLeft(view, panel) + 1, y + i * LINE_HEIGHT, layout.side - 2);
+  });
+}
+
 function timeOf(view, panel) {
   const low = Math.floor(view.position);
   const times = view.run.times[panel];
@@ -290,4 +318,5 @@ function drawPanel(view, panel) {
   drawBox(view, panel);
   brush.restore();
   drawAxis(view, panel);
+  drawMetrics(view, panel);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import seaborn as sns
 import torch
 
-from diffflow_edu.figures.style import NO_MODE, SHADES, Color, particle_colors
+from diffflow_edu.figures.style import NO_MODE, SHADES, Color, as_panels, particle_colors
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
@@ -31,6 +32,76 @@ def script() -> str:
     """The player's ES module."""
     here = Path(__file__).parent
     return "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def unfold(trajectories: object) -> tuple[dict[str, list[str]], list[dict[str, Trajectory]]]:
+    """The dials of a nested dict, and the panels for every setting of them, last dial fastest.
+
+    A dict with one name and a dict of settings is a dial, ``{"N": {5: panels, 10: panels}}``, and
+    panels are what `as_panels` takes. Dials nest: each setting may hold another dial. Raises
+    ValueError unless every setting offers the same dials, panels and number of particles, and the
+    panels of one setting the same number of steps.
+    """
+    runs = _unfold(trajectories)
+    (_, first), *_ = runs
+    _check_alike(first)
+    for setting, panels in runs[1:]:
+        where = ", ".join(f"{dial} = {value}" for dial, value in setting.items())
+        _check_alike(panels)
+        if list(panels) != list(first):
+            raise ValueError(
+                "trajectories must have the same panels at every setting of a dial, got "
+                f"{list(first)} and, at {where}, {list(panels)}"
+            )
+        counts = [next(iter(p.values())).states.shape[1] for p in (first, panels)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                "trajectories must have the same number of particles at every setting of a dial, "
+                f"got {counts[0]} and, at {where}, {counts[1]}"
+            )
+    names = list(runs[0][0])
+    dials = {name: list(dict.fromkeys(s.get(name) for s, _ in runs)) for name in names}
+    every = [dict(zip(names, values, strict=True)) for values in itertools.product(*dials.values())]
+    if [setting for setting, _ in runs] != every:
+        raise ValueError(
+            "trajectories must offer the same dials, with the same settings, at every setting of "
+            f"an outer dial, got {[setting for setting, _ in runs]}"
+        )
+    return dials, [panels for _, panels in runs]
+
+
+def _unfold(trajectories: object) -> list[tuple[dict[str, str], dict[str, Trajectory]]]:
+    nested = isinstance(trajectories, Mapping) and any(
+        isinstance(value, Mapping) for value in trajectories.values()
+    )
+    if not nested:
+        return [({}, as_panels(trajectories))]
+    if len(trajectories) != 1:
+        raise ValueError(
+            "trajectories: a dial is a dict with one name, such as {'N': {5: …, 10: …}}; "
+            f"got the names {list(trajectories)}"
+        )
+    ((name, settings),) = trajectories.items()
+    if not settings:
+        raise ValueError(f"trajectories: the dial {name!r} must have at least one setting")
+    return [
+        ({str(name): str(value)} | inner, panels)
+        for value, below in settings.items()
+        for inner, panels in _unfold(below)
+    ]
+
+
+def _check_alike(panels: Mapping[str, Trajectory]) -> None:
+    first, *others = panels
+    n, b = panels[first].states.shape[:2]
+    for name in others:
+        other_n, other_b = panels[name].states.shape[:2]
+        if (other_n, other_b) != (n, b):
+            raise ValueError(
+                "trajectories must have the same number of steps and particles in every panel, got "
+                f"{n - 1} steps × {b} particles in {first!r} and "
+                f"{other_n - 1} steps × {other_b} particles in {name!r}"
+            )
 
 
 def colorings(

@@ -170,7 +170,9 @@ function build(spec) {
   const another = button("follow another particle", "follow one");
   const around = button("follow the region around it", "its region");
   const clear = button("clear the selection", "clear");
-  const tools = row(loop, speed, trails, labelled("colour", colouring), another, around, clear);
+  const dials = spec.dials.map((dial) => choice(dial.name, dial.values));
+  const turned = spec.dials.map((dial, i) => labelled(`${dial.name} =`, dials[i]));
+  const tools = row(...turned, loop, speed, trails, labelled("colour", colouring), another, around, clear);
   // role="status" is a live region too: what is followed is told apart from where time stands.
   const status = element(
     "div",
@@ -184,7 +186,7 @@ function build(spec) {
   }
   root.append(canvas, row(back, play, next, data, slider, noise, readout, turn), tools, status);
   return {
-    root, canvas, back, play, next, slider, readout, turn, tools,
+    root, canvas, back, play, next, slider, readout, turn, dials,
     loop, speed, trails, colouring, another, around, clear, status,
   };
 }

@@ -69,6 +69,18 @@ function render({ model, el }) {
     view.layout = null; // the dots are stamped from a sheet in the palette's colours
   }
 
+  // Another run, at the same share of the way: the runs may differ in their number of steps.
+  function turnDials() {
+    const share = view.position / Math.max(last(), 1);
+    let index = 0;
+    spec.dials.forEach((dial, i) => {
+      index = index * dial.values.length + Number(parts.dials[i].value);
+    });
+    takeRun(index);
+    view.position = playing ? share * last() : Math.round(share * last());
+    redraw();
+  }
+
   const last = () => view.run.frames - 1;
   const rate = () => speed * (spec.fps || Math.max(last(), 1) / 4);
 
@@ -78,7 +90,8 @@ function render({ model, el }) {
     const ratio = window.devicePixelRatio || 1;
     const side = Math.min(LARGEST_PANEL, (width - GAP * (count - 1)) / count);
     const top = spec.panels.some((name) => name) || !view.sharedTimes ? TITLE_HEIGHT : 1;
-    const height = side + top + 1 + AXIS_HEIGHT;
+    const lines = view.run.metrics.length ? 2 * LINE_HEIGHT : 0;
+    const height = side + top + 1 + AXIS_HEIGHT + lines;
     canvas.style.height = `${height}px`;
     if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
     if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
@@ -109,7 +122,12 @@ function render({ model, el }) {
     if (parts.readout.textContent !== text) parts.readout.textContent = text;
     if (slider.value !== String(step)) slider.value = String(step);
     slider.setAttribute("aria-valuetext", text);
-    if (!playing) tell();
+    if (playing) return;
+    tell();
+    const measured = spec.panels.map((name, panel) =>
+      [name, ...metricLines(view, panel)].filter(Boolean).join(", "),
+    );
+    canvas.setAttribute("aria-description", measured.join("; "));
   }
 
   // What is followed, in words.
@@ -338,6 +356,7 @@ function render({ model, el }) {
     takeColors();
     redraw();
   });
+  for (const dial of parts.dials) on(dial, "change", turnDials);
   on(parts.another, "click", followAnother);
   on(parts.around, "click", followAround);
   on(parts.clear, "click", clear);

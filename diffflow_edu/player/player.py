@@ -7,6 +7,7 @@ the player stays smooth on a slow connection.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,15 +20,17 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from diffflow_edu.figures.style import as_panels, digits_for, spread_indices, view_square
+from diffflow_edu.figures.style import digits_for, spread_indices, view_square
 from diffflow_edu.figures.trajectories import alt_text, film_strip
 from diffflow_edu.player import export
-from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script
+from diffflow_edu.player.measure import step_metrics
+from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script, unfold
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
 FILM_STRIP_COLORS = 32
 FILM_STRIP_DPI = 90
+FILM_STRIP_SETTINGS = 3
 FILM_STRIP_POINTS = 1500
 
 
@@ -47,7 +50,8 @@ def play(
     Click a particle to see its way in every panel, drag a box to follow a region.
 
     trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), with the
-        same N and B in every panel.
+        same N and B in every panel. ``{"N": {5: panels, 10: panels}}`` puts a dial into the
+        player, one setting of which is shown at a time; the settings may differ in N.
     color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
         is applied to each trajectory's data side; None gives one colour. A dict of these by name
         gives the reader the choice. The angle at which a particle starts is always on offer.
@@ -57,7 +61,8 @@ def play(
     autoplay: start playing at once, unless the reader's system asks for less motion.
     max_points: at most so many particles are shown in a panel, evenly picked.
     density: what the particles should look like at t = 0; adds the colours "mode" and
-        "log-density".
+        "log-density", and below each panel the sliced W2 to it and to N(0, I) and the leak, at
+        every step.
 
     Returns a widget; where none can run, its film strip and its text are shown. Raises ValueError
     for trajectories that do not fit together, colours of the wrong length, and bad options.
@@ -106,9 +111,7 @@ class Player(anywidget.AnyWidget):
         max_points: int = 2000,
         density: Density | None = None,
     ) -> None:
-        runs = [as_panels(trajectories)]
-        for run in runs:
-            _check_alike(run)
+        dials, runs = unfold(trajectories)
         if direction not in ("forward", "backward"):
             raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
         if fps is not None and not (math.isfinite(fps) and fps > 0):
@@ -126,6 +129,9 @@ class Player(anywidget.AnyWidget):
         x, y, half = view_square(states)
         described, offset = [], 0
         for each, at in zip(states, times, strict=True):
+            metrics = []
+            if density is not None:
+                metrics = [step_metrics(panel, density) for panel in each.swapaxes(0, 1)]
             lost = (~np.isfinite(each).all(axis=3)).any(axis=0).sum(axis=1)
             described.append(
                 {
@@ -133,16 +139,18 @@ class Player(anywidget.AnyWidget):
                     "offset": offset,
                     "times": at.tolist(),
                     "missing": lost.tolist(),
+                    "metrics": metrics,
                 }
             )
             offset += each.size
-        self._trajectories, self._title = runs[0], title
+        self._trajectories, self._title = _rows(dials, runs), title
         self._color = next(iter(color.values())) if isinstance(color, Mapping) else color
         super().__init__(
             frames=b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
             colors=b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
             spec={
                 "panels": titles,
+                "dials": [{"name": name, "values": values} for name, values in dials.items()],
                 "points": len(keep),
                 "runs": described,
                 "colorings": [{"name": name, "palette": palette} for name, palette, _ in choices],
@@ -211,14 +219,14 @@ class Player(anywidget.AnyWidget):
         return data, metadata | {"image/png": {"alt": self.alt}}
 
 
-def _check_alike(panels: Mapping[str, Trajectory]) -> None:
-    first, *others = panels
-    n, b = panels[first].states.shape[:2]
-    for name in others:
-        other_n, other_b = panels[name].states.shape[:2]
-        if (other_n, other_b) != (n, b):
-            raise ValueError(
-                "trajectories must have the same number of steps and particles in every panel, got "
-                f"{n - 1} steps × {b} particles in {first!r} and "
-                f"{other_n - 1} steps × {other_b} particles in {name!r}"
-            )
+def _rows(
+    dials: Mapping[str, list[str]], runs: list[dict[str, Trajectory]]
+) -> dict[str, Trajectory]:
+    """The film strip's rows: the panels, at a few settings of the dials that tell their range."""
+    settings = list(itertools.product(*dials.values()))
+    rows = {}
+    for i in spread_indices(len(runs), FILM_STRIP_SETTINGS):
+        at = ", ".join(f"{name} = {v}" for name, v in zip(dials, settings[i], strict=True))
+        for title, path in runs[i].items():
+            rows[", ".join(filter(None, (title, at)))] = path
+    return rows
