@@ -217,6 +217,18 @@ def test_a_short_training_brings_the_samples_to_the_drawing():
     assert pad.density().distance(x).mean() < start.mean() / 3
 
 
+@pytest.mark.parametrize(
+    "drawing",
+    [[[[0.2, 0.1]]], [[[-1, 1], [1, 1]]], [[[0, 0]], [[0, 0], [0, 0]]]],
+    ids=["a dot", "a line on the edge", "two dots in one place"],
+)
+def test_drawings_without_area_train_to_finite_samples(drawing):
+    pad = tiny(drawing)
+    pad.train()
+    assert pad.trajectory(20).states.isfinite().all()
+    assert np.isfinite(pad.history.loss).all()
+
+
 def test_progress_rises_to_one_and_frames_come_on_the_way(monkeypatch):
     monkeypatch.setattr("diffflow_edu.player.sketch.FRAME_SECONDS", 0.0)  # one frame a step
     pad = tiny()

@@ -2,7 +2,7 @@
 
 const LARGEST_PAD = 400;
 const CLOSEST = 0.012; // points nearer than this to the last one are left out, in half sides
-const GLIDE = 200; // milliseconds from one frame of samples to the next; they come every 250
+const GLIDE = 280; // milliseconds from one frame of samples to the next; they come every 350
 const NO_ANSWER = 1500; // milliseconds until the pad says that no kernel has answered
 
 function element(tag, style, attributes = {}) {
@@ -105,8 +105,8 @@ function build(spec) {
     { role: "note" },
   );
   note.textContent =
-    "Training needs a running kernel, and none has answered yet. Run this cell in JupyterLab, " +
-    "Notebook or Binder; if a kernel is busy with another cell, wait for it.";
+    "Training needs a running kernel, and none answers here. Run this cell in JupyterLab, " +
+    "Notebook or Binder; where the kernel is busy with another cell, wait for it.";
   note.hidden = true;
   const slot = element("div", { marginTop: "8px" });
   root.append(canvas, tools, training, status, note, slot);
@@ -296,8 +296,8 @@ function render({ model, el, host }) {
     schedule();
   }
 
-  function finish() {
-    if (!current) return;
+  function finish(event) {
+    if (!current || !canvas.hasPointerCapture(event.pointerId)) return;
     const stroke = current;
     current = null;
     redraw([...strokes, stroke]);

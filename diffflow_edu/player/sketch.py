@@ -39,11 +39,11 @@ LINE_WIDTHS = 4.0
 GRID_STEPS = 20
 R_MAX = 4.0
 BATCH = 512
-JOINT_COST = 24.0
+JOINT_COST = 30.0
 """Seconds of one joint step over those of a warm-start step, as measured; for the progress bar."""
 
 FRAME_PARTICLES = 1000
-FRAME_SECONDS = 0.25
+FRAME_SECONDS = 0.35
 FRAME_REACH = 1.3
 """Samples on the canvas cover this many times the pad; it clips them at its edge."""
 
@@ -82,7 +82,7 @@ def sketch(
     drawing: str | Iterable[Stroke] | None = None,
     *,
     width: float = 0.03,
-    steps: int = 100,
+    steps: int = 80,
     warm_start: int = 2000,
     seed: int = 0,
 ) -> SketchPad:
@@ -92,8 +92,8 @@ def sketch(
         (m, 2) of points between −1 and 1, y upwards.
     width: of the brush: the std of the density across a stroke, in half sides of the pad, from
         0.01 to 0.1.
-    steps, warm_start, seed: as in `fit`. With the defaults training takes about ten to twenty
-        seconds on two cores.
+    steps, warm_start, seed: as in `fit`. With the defaults training takes 15 to 20
+        seconds on one core.
 
     Everything works without a browser too:
 
@@ -149,7 +149,7 @@ class SketchPad(anywidget.AnyWidget):
         drawing: str | Iterable[Stroke] | None = None,
         *,
         width: float = 0.03,
-        steps: int = 100,
+        steps: int = 80,
         warm_start: int = 2000,
         seed: int = 0,
     ) -> None:
@@ -283,8 +283,9 @@ class SketchPad(anywidget.AnyWidget):
     def play(self, n: int = 2000, seed: int = 0, **options: Any) -> Player:
         """The player on `trajectory(n, seed)`, coloured by stroke; options go to `play`."""
         path = self.trajectory(n, seed)
-        options = {"color": self._learned.mode, "direction": "backward"} | options
-        return play({"DiffFlow on your drawing": path}, **options)
+        learned = self._learned
+        usual = {"color": {"mode": learned.mode}, "density": learned, "direction": "backward"}
+        return play({"DiffFlow on your drawing": path}, **usual | options)
 
     def _trained(self) -> Process:
         if self.model is None:

@@ -112,3 +112,18 @@ def test_a_preset_chosen_by_keyboard_is_drawn_and_trains(notebook):
     # JupyterLab saw none of these keys
     assert page.locator(".jp-Notebook .jp-CodeCell").count() == 1
     assert notebook.complaints == []
+
+
+def test_when_the_kernel_restarts_the_pad_says_so_and_still_draws(notebook):
+    page, pad = notebook.page, notebook.pad
+    draw(page, pad, [(0.2, 0.3), (0.8, 0.3)])
+    train = pad.get_by_role("button", name="Train")
+    assert train.is_enabled()
+    page.locator("[data-jp-item-name=restart] >> visible=true").first.click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    note = pad.get_by_role("note")
+    note.wait_for(timeout=30_000)
+    assert "needs a running kernel" in note.inner_text()
+    assert train.is_disabled()
+    draw(page, pad, [(0.2, 0.6), (0.8, 0.6)])
+    assert status(pad) == "2 strokes on the pad."
