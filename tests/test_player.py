@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 import diffflow_edu.player as player_package
+from diffflow_edu import DDPM, DiffFlow, Schedule, toy
 from diffflow_edu import metrics as metrics_module
-from diffflow_edu import toy
 from diffflow_edu.figures import MODES, view_square
 from diffflow_edu.metrics import sliced_w2
 from diffflow_edu.player import Player, play
+from diffflow_edu.player.fields import GRID, LONGEST, PIXELS, grid_points
 from diffflow_edu.player.pack import MISSING, REACH, SCRIPTS, quantise, script
 from diffflow_edu.processes.base import Trajectory
 
@@ -61,7 +62,7 @@ def test_three_panels_of_2000_points_and_31_frames_are_744_kilobytes_sent_once()
     assert len(p.frames) == 31 * 3 * 2000 * 2 * 2 == 744_000
     state = p.get_state()
     sizes = {k: len(v) for k, v in state.items() if isinstance(v, (bytes, memoryview))}
-    assert sizes == {"frames": 744_000, "colors": 12_000}
+    assert sizes == {"frames": 744_000, "colors": 12_000, "arrows": 0, "exact": 0}
 
 
 def test_points_are_where_they_belong_to_half_a_quantum():
@@ -307,6 +308,56 @@ def test_the_metrics_of_a_step_are_those_of_its_particles():
     (metrics,) = play(nothing, density=density).spec["runs"][0]["metrics"]
     assert metrics["W2 to data"] == [None, None]  # NaN is no JSON
     assert metrics["leak"] == [1, 1]
+
+
+def test_arrows_point_where_the_model_goes():
+    schedule = Schedule.log_snr(steps=3)
+    # no drift, and the score of N(0, 4 I)
+    model = DiffFlow(lambda x, t: torch.zeros_like(x), lambda x, t: -x / 4, schedule)
+    path = model.sample(200, seed=0)
+    p = play({"DDPM": path}, fields={"DDPM": model})
+    field = np.frombuffer(p.arrows, np.int8).reshape(3, 4, GRID * GRID, 2) / 127 * LONGEST
+    scales = np.array(p.spec["fields"]["panels"][0]["scales"])
+    points = torch.from_numpy(grid_points(GRID, tuple(p.spec["view"]))).float()
+    short = points.norm(dim=1) < points.norm(dim=1).quantile(0.9)  # long ones are cut
+    for step in range(4):
+        found = torch.from_numpy(field[1, step] * scales[1, step]).float()
+        # one part in 127 of the longest arrow
+        torch.testing.assert_close(
+            found[short], -points[short] / 4, rtol=0, atol=scales[1, step] * LONGEST / 127
+        )
+    back = (model.backward_mean(points, 1) - points) / schedule.times.diff()[1]
+    found = torch.from_numpy(field[2, 2] * scales[2, 2]).float()
+    torch.testing.assert_close(found[short], back[short], rtol=0, atol=scales[2, 2] * LONGEST / 127)
+
+
+def test_the_exact_density_is_high_where_the_data_are_and_the_first_row_is_on_top():
+    density = toy.load("two_moons")
+    path = Trajectory(torch.tensor([0.0, 1.0]), density.sample(2000, seed=0).expand(2, -1, -1))
+    p = play(path, density=density)
+    x, y, half = p.spec["view"]
+    image = np.frombuffer(p.exact, np.uint8).reshape(PIXELS, PIXELS)
+    start = path.start.numpy()
+    column = np.clip((start[:, 0] - x + half) / (2 * half) * PIXELS, 0, PIXELS - 1).astype(int)
+    line = np.clip((y + half - start[:, 1]) / (2 * half) * PIXELS, 0, PIXELS - 1).astype(int)
+    assert image[line, column].mean() > 3 * image.mean()
+    assert image[::-1][line, column].mean() < image[line, column].mean() / 1.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (3, "fields must be a dict of models by panel title, got int"),
+        ({"b": 3}, r"fields\['b'\] has no panel; the panels are \['a'\]"),
+        ({"a": 3}, r"fields\['a'\] must be a DDPM or a DiffFlow, got int"),
+        ({"a": DDPM(lambda x, t: x, Schedule.log_snr(steps=4))}, "many steps.*got 4 and 3"),
+    ],
+)
+def test_fields_that_fit_no_panel_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        play({"a": trajectory(3)}, fields=fields)
+    with pytest.raises(ValueError, match="fields cannot be shown together with a dial|by panel"):
+        play({"N": {3: {"a": trajectory(3)}}}, fields=fields)
 
 
 @pytest.mark.parametrize(

@@ -188,9 +188,10 @@ function drawPath(view, panel) {
   for (const step of steps) {
     const at = spot(view, panel, follow, step);
     if (!at) continue;
-    if (step === 0) circle(brush, at, 5, paper, ink, 2);
-    else circle(brush, at, step === last ? 5 : 2.2, ink);
+    circle(brush, at, step === last ? 5 : 2.2, ink);
   }
+  const start = spot(view, panel, follow, 0);
+  if (start) circle(brush, start, 5, paper, ink, 2);
   const now = spot(view, panel, follow, view.position);
   if (now) circle(brush, now, 7.5, colorOf(view, panel, follow), paper, 3);
   if (now) circle(brush, now, 9, null, ink, 1.6);
@@ -308,6 +309,8 @@ function drawPanel(view, panel) {
   brush.beginPath();
   brush.rect(left + 1, top + 1, side - 2, side - 2);
   brush.clip();
+  const labels = [];
+  if (view.underlay) labels.push(drawDensity(view, panel));
   if (view.trails) drawTrails(view, panel);
   drawParticles(view, panel);
   if (view.follow >= 0) {
@@ -315,6 +318,8 @@ function drawPanel(view, panel) {
     const at = coordinates(view, panel, view.follow);
     plate(view, at ? `(${signed(at[0])}, ${signed(at[1])})` : "not finite", left + 5, top + side - 9);
   }
+  if (view.kind >= 0) labels.push(drawArrows(view, panel));
+  labels.forEach((label, i) => plate(view, label, left + side - 5, top + 19 + 21 * i, "right"));
   drawBox(view, panel);
   brush.restore();
   drawAxis(view, panel);

@@ -14,7 +14,7 @@ from diffflow_edu.figures.style import NO_MODE, SHADES, Color, as_panels, partic
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
-SCRIPTS = ("page.js", "draw.js", "player.js")
+SCRIPTS = ("page.js", "draw.js", "fields.js", "player.js")
 """One module when put together in this order; anywidget takes one string."""
 
 REACH = 4.0

@@ -172,7 +172,13 @@ function build(spec) {
   const clear = button("clear the selection", "clear");
   const dials = spec.dials.map((dial) => choice(dial.name, dial.values));
   const turned = spec.dials.map((dial, i) => labelled(`${dial.name} =`, dials[i]));
-  const tools = row(...turned, loop, speed, trails, labelled("colour", colouring), another, around, clear);
+  const density = toggleButton("density", "density");
+  const arrows = choice("arrows", ["none", ...spec.fields.kinds]);
+  const pointed = Object.keys(spec.fields.panels).length ? [labelled("arrows", arrows)] : [];
+  const tools = row(
+    ...turned, loop, speed, trails, density, ...pointed, labelled("colour", colouring),
+    another, around, clear,
+  );
   // role="status" is a live region too: what is followed is told apart from where time stands.
   const status = element(
     "div",
@@ -186,7 +192,7 @@ function build(spec) {
   }
   root.append(canvas, row(back, play, next, data, slider, noise, readout, turn), tools, status);
   return {
-    root, canvas, back, play, next, slider, readout, turn, dials,
+    root, canvas, back, play, next, slider, readout, turn, dials, density, arrows,
     loop, speed, trails, colouring, another, around, clear, status,
   };
 }

@@ -1,5 +1,5 @@
 // The trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
-// page.js builds the controls and draw.js paints; the three files are one module (see player.py).
+// page.js builds the controls, draw.js and fields.js paint; together they are one module (pack.py).
 
 const CLICK = 4; // a pointer that moved less has clicked, not dragged
 const NEAR = 14; // how far from a particle a click still means it
@@ -39,6 +39,11 @@ function render({ model, el }) {
     brush: canvas.getContext("2d"),
     frames: aligned(model.get("frames"), Int16Array),
     colors: aligned(model.get("colors"), Uint8Array),
+    arrows: aligned(model.get("arrows"), Int8Array),
+    exact: aligned(model.get("exact"), Uint8Array),
+    fields: spec.fields,
+    kind: -1, // of the arrows
+    underlay: false,
     titles: spec.panels,
     points: spec.points,
     count,
@@ -162,6 +167,7 @@ function render({ model, el }) {
     parts.turn.setAttribute("aria-label", `play direction: ${words}`);
     press(parts.loop, loop);
     press(parts.trails, view.trails);
+    press(parts.density, view.underlay);
     parts.around.disabled = view.follow < 0;
     parts.clear.disabled = view.follow < 0 && !view.chosen;
     for (const each of [parts.around, parts.clear]) each.style.opacity = each.disabled ? 0.5 : 1;
@@ -349,6 +355,15 @@ function render({ model, el }) {
   on(parts.trails, "click", () => {
     view.trails = !view.trails;
     showButtons();
+    redraw();
+  });
+  on(parts.density, "click", () => {
+    view.underlay = !view.underlay;
+    showButtons();
+    redraw();
+  });
+  on(parts.arrows, "change", () => {
+    view.kind = Number(parts.arrows.value) - 1;
     redraw();
   });
   on(parts.colouring, "change", () => {

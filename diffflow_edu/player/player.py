@@ -23,9 +23,18 @@ from PIL import Image
 from diffflow_edu.figures.style import digits_for, spread_indices, view_square
 from diffflow_edu.figures.trajectories import alt_text, film_strip
 from diffflow_edu.player import export
+from diffflow_edu.player.fields import (
+    GRID,
+    KINDS,
+    LONGEST,
+    arrows,
+    check_fields,
+    exact_density,
+)
 from diffflow_edu.player.measure import step_metrics
 from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script, unfold
 from diffflow_edu.processes.base import Trajectory
+from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.toy import Density
 
 FILM_STRIP_COLORS = 32
@@ -44,6 +53,7 @@ def play(
     autoplay: bool = False,
     max_points: int = 2000,
     density: Density | None = None,
+    fields: Mapping[str, DiffFlow] | None = None,
 ) -> Player:
     """Watch particles travel between data and noise, one panel per trajectory, side by side.
 
@@ -62,7 +72,8 @@ def play(
     max_points: at most so many particles are shown in a panel, evenly picked.
     density: what the particles should look like at t = 0; adds the colours "mode" and
         "log-density", and below each panel the sliced W2 to it and to N(0, I) and the leak, at
-        every step.
+        every step; the density underlay is then exact at t = 0.
+    fields: models by panel title, whose drift, score and backward drift can be shown as arrows.
 
     Returns a widget; where none can run, its film strip and its text are shown. Raises ValueError
     for trajectories that do not fit together, colours of the wrong length, and bad options.
@@ -82,6 +93,7 @@ still, 5 particles in 3 steps.
         autoplay=autoplay,
         max_points=max_points,
         density=density,
+        fields=fields,
     )
 
 
@@ -95,6 +107,12 @@ class Player(anywidget.AnyWidget):
 
     colors = traitlets.Bytes().tag(sync=True)
     """uint8, (colourings, runs, panels, points): indices into the palettes of `spec`."""
+
+    arrows = traitlets.Bytes().tag(sync=True)
+    """int8, (models, kinds, N + 1, GRID², 2): see `fields.arrows`; empty without fields."""
+
+    exact = traitlets.Bytes().tag(sync=True)
+    """uint8, (PIXELS, PIXELS): see `fields.exact_density`; empty without a density."""
 
     spec = traitlets.Dict().tag(sync=True)
     """Titles, times, palettes and the small numbers that player.js needs."""
@@ -110,6 +128,7 @@ class Player(anywidget.AnyWidget):
         autoplay: bool = False,
         max_points: int = 2000,
         density: Density | None = None,
+        fields: Mapping[str, DiffFlow] | None = None,
     ) -> None:
         dials, runs = unfold(trajectories)
         if direction not in ("forward", "backward"):
@@ -120,6 +139,8 @@ class Player(anywidget.AnyWidget):
             raise ValueError(f"max_points must be at least 1, got {max_points}")
         if density is not None and not isinstance(density, Density):
             raise ValueError(f"density must be a toy density, got {type(density).__name__}")
+        fields = fields or {}
+        check_fields(fields, runs[0], dials)
         choices = colorings(runs, color, density)
 
         titles = list(runs[0])
@@ -143,12 +164,28 @@ class Player(anywidget.AnyWidget):
                 }
             )
             offset += each.size
+        drawn, scales = (
+            zip(*(arrows(m, (x, y, half)) for m in fields.values()), strict=True)
+            if fields
+            else ((), ())
+        )
         self._trajectories, self._title = _rows(dials, runs), title
         self._color = next(iter(color.values())) if isinstance(color, Mapping) else color
         super().__init__(
             frames=b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
             colors=b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
+            arrows=b"".join(each.tobytes() for each in drawn),
+            exact=exact_density(density, (x, y, half)).tobytes() if density else b"",
             spec={
+                "fields": {
+                    "grid": GRID,
+                    "kinds": list(KINDS),
+                    "longest": LONGEST,
+                    "panels": {
+                        titles.index(name): {"index": i, "scales": scales[i]}
+                        for i, name in enumerate(fields)
+                    },
+                },
                 "panels": titles,
                 "dials": [{"name": name, "values": values} for name, values in dials.items()],
                 "points": len(keep),

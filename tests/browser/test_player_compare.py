@@ -43,3 +43,42 @@ def test_a_dial_shows_another_run_at_the_same_share_of_the_way(open_notebook):
     dial.select_option(label="10")
     assert step(player) == 10
     assert notebook.complaints == []
+
+
+FIELDS = """
+from diffflow_edu import play, pretrained, toy
+density = toy.load("olympic_rings")
+model = pretrained("ddpm", "olympic_rings", steps=10)
+play({"DDPM": model.sample(500, seed=0)}, density=density, fields={"DDPM": model})
+"""
+
+
+def test_arrows_and_density_come_and_go(open_notebook):
+    notebook = open_notebook(FIELDS)
+    notebook.run_all()
+    player = notebook.players.first
+    player.locator("canvas").wait_for()
+    plain = picture(drawn(player))
+    select = player.get_by_role("combobox", name="arrows")
+    names = ["none", "drift f", "score s", "backward drift"]
+    assert select.locator("option").all_inner_texts() == names
+    seen = {plain}
+    for name in names[1:]:
+        select.select_option(label=name)
+        seen.add(picture(drawn(player)))
+    select.focus()
+    for _ in names[1:]:
+        notebook.page.keyboard.press("ArrowUp")
+    assert picture(drawn(player)) == plain
+    button = player.get_by_role("button", name="density")
+    button.focus()
+    notebook.page.keyboard.press("Space")
+    assert button.get_attribute("aria-pressed") == "true"
+    seen.add(picture(drawn(player)))
+    assert len(seen) == 5
+    set_slider(player, 5)
+    assert picture(player) not in seen
+    button.click()
+    set_slider(player, 0)
+    assert picture(player) == plain
+    assert notebook.complaints == []
