@@ -71,7 +71,7 @@ function render({ model, el }) {
   function takeColors() {
     view.palette = spec.colorings[coloring].palette;
     view.colorStart = (coloring * spec.runs.length + view.runIndex) * count * view.points;
-    view.layout = null; // the dots are stamped from a sheet in the palette's colours
+    view.layout = null; // the layer of particles holds the palette's colours
   }
 
   // Another run, at the same share of the way: the runs may differ in their number of steps.
@@ -101,7 +101,8 @@ function render({ model, el }) {
     if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
     if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
     const size = Math.round((2.2 + side * 0.005) * ratio);
-    view.layout = { ratio, side, top, size, width, sheet: dots(view.palette, size) };
+    const layer = particleLayer(view.palette, Math.round(side * ratio), size);
+    view.layout = { ratio, side, top, size, width, layer };
   }
 
   function draw() {
