@@ -120,7 +120,9 @@ function render({ model, el }) {
   }
 
   function describe() {
-    const step = Math.round(view.position);
+    // While playing, the step last reached, so that the end is told when it is reached.
+    const reached = view.forward ? Math.floor(view.position) : Math.ceil(view.position);
+    const step = playing ? reached : Math.round(view.position);
     const place = `step ${step}/${last()}`;
     const text = view.sharedTimes ? `t = ${timeOf(view, 0).toFixed(view.digits)} · ${place}` : place;
     // A screen reader hears where the time stands, not every frame on the way.
