@@ -217,7 +217,7 @@ function drawPath(view, panel) {
 function plate(view, text, x, y, align) {
   const { brush, look, ink, paper } = view;
   brush.font = `14px ${look.fontFamily}`;
-  const width = brush.measureText(text).width + 8;
+  const width = Math.min(brush.measureText(text).width + 8, view.layout.side - 10);
   const left = align === "right" ? x - width : x;
   brush.globalAlpha = 0.82;
   brush.fillStyle = paper;
@@ -225,7 +225,7 @@ function plate(view, text, x, y, align) {
   brush.globalAlpha = 1;
   brush.fillStyle = ink;
   brush.textAlign = "left";
-  brush.fillText(text, left + 4, y);
+  brush.fillText(text, left + 4, y, width - 8);
 }
 
 function drawBox(view, panel) {
