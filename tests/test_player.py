@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,16 @@ import torch
 from PIL import Image
 
 import diffflow_edu.player as player_package
+from diffflow_edu import DDPM, DiffFlow, Schedule, toy
+from diffflow_edu import metrics as metrics_module
 from diffflow_edu.figures import MODES, view_square
+from diffflow_edu.metrics import sliced_w2
 from diffflow_edu.player import Player, play
-from diffflow_edu.player.player import MISSING, REACH, quantise
+from diffflow_edu.player.fields import GRID, LONGEST, PIXELS, grid_points
+from diffflow_edu.player.pack import MISSING, REACH, SCRIPTS, quantise, script
 from diffflow_edu.processes.base import Trajectory
 
-SCRIPT = Path(player_package.__file__).with_name("player.js").read_text(encoding="utf-8")
+SCRIPT = script()
 
 
 def trajectory(steps: int = 30, particles: int = 2000, seed: int = 0) -> Trajectory:
@@ -33,14 +40,17 @@ def trajectory(steps: int = 30, particles: int = 2000, seed: int = 0) -> Traject
 
 def sent(player: Player) -> np.ndarray:
     """The frames as the page gets them, (N + 1, panels, points, 2)."""
-    shape = (player.spec["frames"], len(player.spec["panels"]), player.spec["points"], 2)
+    (run,) = player.spec["runs"]
+    shape = (run["frames"], len(player.spec["panels"]), player.spec["points"], 2)
     return np.frombuffer(player.frames, "<i2").reshape(shape)
 
 
-def sent_colors(player: Player) -> np.ndarray:
-    """The palette indices as the page gets them, (panels, points)."""
-    shape = (len(player.spec["panels"]), player.spec["points"])
-    return np.frombuffer(player.colors, np.uint8).reshape(shape)
+def sent_colors(player: Player, which: str | None = None) -> np.ndarray:
+    """The palette indices of a colouring (by default the caller's), (panels, points)."""
+    names = [each["name"] for each in player.spec["colorings"]]
+    shape = (len(names), len(player.spec["panels"]), player.spec["points"])
+    every = np.frombuffer(player.colors, np.uint8).reshape(shape)
+    return every[names.index(which) if which else 0]
 
 
 def three() -> dict[str, Trajectory]:
@@ -52,7 +62,7 @@ def test_three_panels_of_2000_points_and_31_frames_are_744_kilobytes_sent_once()
     assert len(p.frames) == 31 * 3 * 2000 * 2 * 2 == 744_000
     state = p.get_state()
     sizes = {k: len(v) for k, v in state.items() if isinstance(v, (bytes, memoryview))}
-    assert sizes == {"frames": 744_000, "colors": 6000}
+    assert sizes == {"frames": 744_000, "colors": 12_000, "arrows": 0, "exact": 0}
 
 
 def test_points_are_where_they_belong_to_half_a_quantum():
@@ -70,7 +80,7 @@ def test_frames_run_from_data_to_noise_and_panels_keep_their_order():
     panels = three()
     p = play(panels)
     assert p.spec["panels"] == ["DDPM", "DiffFlow", "CNF"]
-    assert p.spec["times"][0] == pytest.approx(np.linspace(0, 1, 31))
+    assert p.spec["runs"][0]["times"][0] == pytest.approx(np.linspace(0, 1, 31))
     frames = sent(p)
     for i, path in enumerate(panels.values()):
         for step in (0, 17, 30):
@@ -95,7 +105,7 @@ def test_more_points_than_asked_are_thinned_evenly_and_alike_in_every_panel():
 def test_whole_numbers_are_modes_and_take_the_qualitative_palette(as_type):
     labels = [i % 10 - 1 for i in range(20)]
     p = play(trajectory(particles=20), color=as_type(labels))
-    shown = [p.spec["palette"][i] for i in sent_colors(p)[0]]
+    shown = [p.spec["colorings"][0]["palette"][i] for i in sent_colors(p)[0]]
     assert shown[1:9] == list(MODES)  # labels 0 to 7
     assert shown[0] not in MODES  # −1 is no mode
     assert shown[9] == MODES[0]  # label 8 begins again
@@ -125,7 +135,7 @@ def test_coordinates_that_are_not_finite_are_missing_and_counted(bad):
     assert (sent(p)[4, 0, 3] == MISSING).all()
     assert (sent(p) == MISSING).sum() == 2
     assert (clean != MISSING).all()
-    assert p.spec["missing"] == [1, 0]
+    assert p.spec["runs"][0]["missing"] == [1, 0]
     assert p.png.startswith(b"\x89PNG")
 
 
@@ -174,6 +184,76 @@ def test_saving_writes_the_film_strip(tmp_path):
     assert (tmp_path / "strip.png").read_bytes() == p.png
 
 
+def test_the_saved_page_holds_all_it_needs_and_names_no_address(tmp_path):
+    p = play(three(), title="a </script> & b")
+    p.save_html(tmp_path / "demo.html")
+    page = (tmp_path / "demo.html").read_text(encoding="utf-8")
+    assert base64.b64encode(p.frames).decode() in page
+    assert base64.b64encode(p.png).decode() in page
+    assert html.escape(p.alt) in page
+    without_name_space = page.replace('"http:" + "//www', "")
+    assert re.findall(r"https?:|src=.(?!data:)|<link|@import", without_name_space) == []
+    assert page.count("</script>") == 2  # the title's did not end the state
+    assert len(page) < 1.4 * (len(p.frames) + len(p.colors)) + 150_000  # base64, script, strip
+
+
+@pytest.mark.parametrize(("direction", "first"), [("forward", 0), ("backward", 4)])
+def test_a_gif_shows_every_step_in_the_players_direction(tmp_path, direction, first):
+    times = torch.linspace(0, 1, 5)
+    # one particle that walks from left to right: the mean column of its ink tells the step
+    across = torch.linspace(-1, 1, 5)
+    walk = torch.stack([torch.tensor([[x, 0.0], [0.0, 1.0], [0.0, -1.0]]) for x in across])
+    play(Trajectory(times, walk), direction=direction).save_gif(tmp_path / "walk.gif", fps=5)
+    with Image.open(tmp_path / "walk.gif") as film:
+        # GIF merges equal pictures, so the rests at both ends may be one frame or five each
+        assert film.n_frames >= 5
+        ink = []
+        for i in (0, film.n_frames - 1):
+            film.seek(i)
+            picture = np.asarray(film.convert("RGB")).astype(int)
+            blue = (picture[..., 2] - picture[..., 0]) > 60
+            rows = np.flatnonzero(blue.any(axis=1))
+            middle = blue[rows.mean().astype(int) - 12 : rows.mean().astype(int) + 12]
+            ink.append(np.argwhere(middle)[:, 1].mean() / picture.shape[1])
+    left, right = ink if first == 0 else ink[::-1]
+    assert left < 0.3
+    assert right > 0.7
+
+
+def test_an_mp4_without_ffmpeg_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="needs the program ffmpeg.*save_gif or save_html"):
+        play(trajectory(2, 5)).save_mp4(tmp_path / "film.mp4")
+    with pytest.raises(ValueError, match="fps must be positive, got 0"):
+        play(trajectory(2, 5)).save_gif(tmp_path / "film.gif", fps=0)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="not installed here: ffmpeg")
+def test_an_mp4_is_written(tmp_path):
+    play(trajectory(2, 5)).save_mp4(tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_density_adds_mode_and_log_density_to_the_choice_of_colours():
+    density = toy.load("eight_gaussians")
+    start = density.sample(50, seed=0)
+    path = Trajectory(torch.tensor([0.0, 1.0]), torch.stack([start, start]))
+    p = play(path, density=density)
+    names = [each["name"] for each in p.spec["colorings"]]
+    assert names == ["one colour", "mode", "log-density", "starting angle"]
+    assert sent_colors(p, "mode")[0].tolist() == (density.mode(start) % 8).tolist()
+    # the shades rise with the log-density, up to the rounding to 64 of them
+    order = density.log_prob(start).argsort()
+    assert (np.diff(sent_colors(p, "log-density")[0][order].astype(int)) >= 0).all()
+
+
+def test_a_dict_of_colours_gives_the_reader_the_choice():
+    p = play(trajectory(2, 4), color={"half": [0, 0, 1, 1], "height": lambda x: x[:, 1]})
+    names = [each["name"] for each in p.spec["colorings"]]
+    assert names == ["half", "height", "starting angle"]
+    assert sent_colors(p, "half")[0].tolist() == [0, 0, 1, 1]
+
+
 def test_the_script_asks_for_nothing_from_the_network():
     without_name_space = SCRIPT.replace('"http:" + "//www.w3.org/2000/svg"', "")
     found = re.findall(r"https?:|//[a-z]+\.[a-z]|\bimport\b|\bfetch\b|XMLHttp", without_name_space)
@@ -181,9 +261,103 @@ def test_the_script_asks_for_nothing_from_the_network():
     assert "export default { render }" in SCRIPT
 
 
+def test_each_script_stays_readable():
+    here = Path(player_package.__file__).parent
+    for name in SCRIPTS:
+        assert len((here / name).read_text(encoding="utf-8").splitlines()) < 600
+
+
 def test_the_script_touches_no_global_style_and_gives_no_ids():
     for banned in ("attachShadow", "document.head", "<style", "innerHTML", ".id ="):
         assert banned not in SCRIPT
+
+
+def test_a_dial_holds_runs_of_unlike_lengths_and_dials_nest():
+    path = {n: trajectory(n, 50, seed=n) for n in (2, 3, 4, 5)}
+    p = play({"N": {n: {"a": path[n], "b": path[n]} for n in (2, 5)}})
+    assert p.spec["dials"] == [{"name": "N", "values": ["2", "5"]}]
+    assert [run["frames"] for run in p.spec["runs"]] == [3, 6]
+    whole = np.frombuffer(p.frames, "<i2")
+    second = whole[p.spec["runs"][1]["offset"] :].reshape(6, 2, 50, 2)
+    assert len(whole) == 3 * 2 * 50 * 2 + second.size
+    assert np.corrcoef(second[3, 1, :, 0], path[5].states[3, :, 0])[0, 1] > 0.999999
+    for row in ("a, N = 2", "b, N = 5", "50 particles in 5 steps"):
+        assert row in p.alt
+    both = play({"N": {2: {"λ": {0: path[2], 1: path[3]}}, 4: {"λ": {0: path[4], 1: path[5]}}}})
+    assert [dial["values"] for dial in both.spec["dials"]] == [["2", "4"], ["0", "1"]]
+    assert [run["frames"] for run in both.spec["runs"]] == [3, 4, 5, 6]  # the last dial is fastest
+
+
+def test_the_metrics_of_a_step_are_those_of_its_particles():
+    density = toy.load("olympic_rings")
+    start = density.sample(500, seed=0)
+    noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    lost = start.clone()
+    lost[:100] = float("nan")
+    path = Trajectory(torch.tensor([0.0, 0.5, 1.0]), torch.stack([start, lost, noise]))
+    (metrics,) = play(path, density=density).spec["runs"][0]["metrics"]
+    assert metrics["leak"][0] == 0
+    assert metrics["leak"][1] == pytest.approx(0.2)
+    assert metrics["leak"][2] == pytest.approx(density.leaked(noise).double().mean().item())
+    reference = density.sample(500, seed=metrics_module.DATA_SEED)
+    expected = [sliced_w2(x, reference, 32) for x in (start, start[100:], noise)]
+    assert metrics["W2 to data"] == pytest.approx(expected)
+    assert metrics["W2 to N(0, I)"][2] < 0.2 < metrics["W2 to N(0, I)"][0]  # the floor at 500
+    assert play(path).spec["runs"][0]["metrics"] == []
+    nothing = Trajectory(torch.tensor([0.0, 1.0]), torch.full((2, 5, 2), float("nan")))
+    (metrics,) = play(nothing, density=density).spec["runs"][0]["metrics"]
+    assert metrics["W2 to data"] == [None, None]  # NaN is no JSON
+    assert metrics["leak"] == [1, 1]
+
+
+def test_arrows_point_where_the_model_goes():
+    schedule = Schedule.log_snr(steps=3)
+    # no drift, and the score of N(0, 4 I)
+    model = DiffFlow(lambda x, t: torch.zeros_like(x), lambda x, t: -x / 4, schedule)
+    path = model.sample(200, seed=0)
+    p = play({"DDPM": path}, fields={"DDPM": model})
+    field = np.frombuffer(p.arrows, np.int8).reshape(3, 4, GRID * GRID, 2) / 127 * LONGEST
+    scales = np.array(p.spec["fields"]["panels"][0]["scales"])
+    points = torch.from_numpy(grid_points(GRID, tuple(p.spec["view"]))).float()
+    short = points.norm(dim=1) < points.norm(dim=1).quantile(0.9)  # long ones are cut
+    for step in range(4):
+        found = torch.from_numpy(field[1, step] * scales[1, step]).float()
+        # one part in 127 of the longest arrow
+        torch.testing.assert_close(
+            found[short], -points[short] / 4, rtol=0, atol=scales[1, step] * LONGEST / 127
+        )
+    back = (model.backward_mean(points, 1) - points) / schedule.times.diff()[1]
+    found = torch.from_numpy(field[2, 2] * scales[2, 2]).float()
+    torch.testing.assert_close(found[short], back[short], rtol=0, atol=scales[2, 2] * LONGEST / 127)
+
+
+def test_the_exact_density_is_high_where_the_data_are_and_the_first_row_is_on_top():
+    density = toy.load("two_moons")
+    path = Trajectory(torch.tensor([0.0, 1.0]), density.sample(2000, seed=0).expand(2, -1, -1))
+    p = play(path, density=density)
+    x, y, half = p.spec["view"]
+    image = np.frombuffer(p.exact, np.uint8).reshape(PIXELS, PIXELS)
+    start = path.start.numpy()
+    column = np.clip((start[:, 0] - x + half) / (2 * half) * PIXELS, 0, PIXELS - 1).astype(int)
+    line = np.clip((y + half - start[:, 1]) / (2 * half) * PIXELS, 0, PIXELS - 1).astype(int)
+    assert image[line, column].mean() > 3 * image.mean()
+    assert image[::-1][line, column].mean() < image[line, column].mean() / 1.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (3, "fields must be a dict of models by panel title, got int"),
+        ({"b": 3}, r"fields\['b'\] has no panel; the panels are \['a'\]"),
+        ({"a": 3}, r"fields\['a'\] must be a DDPM or a DiffFlow, got int"),
+        ({"a": DDPM(lambda x, t: x, Schedule.log_snr(steps=4))}, "many steps.*got 4 and 3"),
+    ],
+)
+def test_fields_that_fit_no_panel_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        play({"a": trajectory(3)}, fields=fields)
+    with pytest.raises(ValueError, match="fields cannot be shown together with a dial|by panel"):
+        play({"N": {3: {"a": trajectory(3)}}}, fields=fields)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +368,14 @@ def test_the_script_touches_no_global_style_and_gives_no_ids():
         ({"a": 3}, r"trajectories\['a'\] must be a Trajectory, got int"),
         ({"a": trajectory(3), "b": trajectory(4)}, "3 steps × 2000 .* 'a' and 4 steps"),
         ({"a": trajectory(3, 5), "b": trajectory(3, 6)}, "5 particles in 'a' and .* 6 particles"),
+        ({"N": {}, "b": trajectory(3)}, "a dial is a dict with one name"),
+        ({"N": {}}, "the dial 'N' must have at least one setting"),
+        (
+            {"N": {1: {"a": trajectory(3)}, 2: {"b": trajectory(3)}}},
+            r"same panels.*at N = 2, \['b'",
+        ),
+        ({"N": {1: trajectory(3, 5), 2: trajectory(3, 6)}}, "got 5 and, at N = 2, 6"),
+        ({"N": {1: {"M": {1: trajectory(3, 5)}}, 2: trajectory(3, 5)}}, "same dials"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 3)), r"points in the plane.*\(2, 5, 3\)"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 5, 1, 8, 8)), "points in the plane"),
         (Trajectory(torch.arange(2.0), torch.zeros(2, 0, 2)), r"got states \(2, 0, 2\)"),
@@ -213,6 +395,8 @@ def test_trajectories_that_cannot_be_played_are_refused(trajectories, message):
         ({"fps": 0}, "fps must be positive, got 0"),
         ({"fps": float("nan")}, "fps must be positive, got nan"),
         ({"max_points": 0}, "max_points must be at least 1, got 0"),
+        ({"density": "ring"}, "density must be a toy density, got str"),
+        ({"color": {}}, "at least one way to colour, got an empty dict"),
         ({"direction": "up"}, "direction must be 'forward' or 'backward', got 'up'"),
     ],
 )

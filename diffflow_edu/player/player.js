@@ -1,288 +1,202 @@
-// Draws the trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
+// The trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
+// page.js builds the controls, draw.js and fields.js paint; together they are one module (pack.py).
 
-const MISSING = -32768;
-const GAP = 14;
-const TITLE_HEIGHT = 26;
-const LARGEST_PANEL = 430;
-
-const ICONS = {
-  play: "M4 2.5v11l9.5-5.5z",
-  pause: "M3.5 2.5h3.2v11H3.5zM9.3 2.5h3.2v11H9.3z",
-  back: "M3 2.5h2v11H3zM13 2.5v11L5.8 8z",
-  next: "M11 2.5h2v11h-2zM3 2.5v11L10.2 8z",
-};
-
-function element(tag, style, attributes = {}) {
-  const made = document.createElement(tag);
-  Object.assign(made.style, style);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
-
-function icon(name) {
-  const space = "http:" + "//www.w3.org/2000/svg"; // a name space, never fetched
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 16 16");
-  svg.setAttribute("width", "16");
-  svg.setAttribute("height", "16");
-  svg.setAttribute("aria-hidden", "true");
-  svg.style.display = "block";
-  const path = document.createElementNS(space, "path");
-  path.setAttribute("d", ICONS[name]);
-  path.setAttribute("fill", "currentColor");
-  svg.append(path);
-  return svg;
-}
-
-function button(label, content) {
-  const made = element(
-    "button",
-    {
-      display: "inline-flex",
-      alignItems: "center",
-      justifyContent: "center",
-      flex: "none",
-      minWidth: "36px",
-      height: "32px",
-      padding: "0 9px",
-      border: "1px solid var(--jp-border-color1, #bdbdbd)",
-      borderRadius: "4px",
-      background: "var(--jp-layout-color1, transparent)",
-      color: "inherit",
-      font: "inherit",
-      cursor: "pointer",
-    },
-    // Without this attribute JupyterLab takes space and the arrows for its own shortcuts.
-    { type: "button", "aria-label": label, title: label, "data-lm-suppress-shortcuts": "true" },
-  );
-  made.append(content);
-  return made;
-}
-
-// The page's controls, without behaviour.
-function build(spec) {
-  const last = spec.frames - 1;
-  const root = element(
-    "div",
-    {
-      boxSizing: "border-box",
-      maxWidth: `${spec.panels.length * (LARGEST_PANEL + GAP) - GAP + 8}px`,
-      padding: "4px",
-      color: "var(--jp-content-font-color1, var(--vscode-foreground, inherit))",
-      fontFamily: "var(--jp-ui-font-family, system-ui, sans-serif)",
-      fontSize: "15px",
-    },
-    { role: "group", "aria-label": "Trajectory player", "data-lm-suppress-shortcuts": "true" },
-  );
-  root.className = "diffflow-player";
-  const canvas = element(
-    "canvas",
-    { display: "block", width: "100%", outlineOffset: "2px" },
-    { role: "img", tabindex: "0", "aria-label": spec.alt, "data-lm-suppress-shortcuts": "true" },
-  );
-  const controls = element("div", {
-    display: "flex",
-    flexWrap: "wrap",
-    alignItems: "center",
-    gap: "8px",
-    marginTop: "8px",
-  });
-  const back = button("step back", icon("back"));
-  const play = button("play/pause", icon("play"));
-  const next = button("step forward", icon("next"));
-  const slider = element(
-    "input",
-    { flex: "1 1 120px", minWidth: "80px", margin: "0", accentColor: "#0072B2", cursor: "pointer" },
-    {
-      type: "range",
-      min: "0",
-      max: String(last),
-      step: "1",
-      "aria-label": "time step, from data to noise",
-      "data-lm-suppress-shortcuts": "true",
-    },
-  );
-  slider.value = "0";
-  const turn = button("play direction", "");
-  turn.style.minWidth = "8.4em";
-  const readout = element(
-    "div",
-    { flex: "none", fontVariantNumeric: "tabular-nums", whiteSpace: "pre" },
-    { "aria-live": "polite", "aria-atomic": "true" },
-  );
-  // As wide as its longest text, so that the slider keeps its place while time runs.
-  readout.style.minWidth = `${11 + spec.digits + String(last).length * 2}ch`;
-  const quiet = { flex: "none", opacity: "0.8" };
-  const data = element("span", quiet, { "aria-hidden": "true" });
-  const noise = element("span", quiet, { "aria-hidden": "true" });
-  data.textContent = "data";
-  noise.textContent = "noise";
-  controls.append(back, play, next, data, slider, noise, readout, turn);
-  if (spec.title) {
-    const title = element("div", { fontSize: "18px", margin: "2px 0 8px" });
-    title.textContent = spec.title;
-    root.append(title);
-  }
-  root.append(canvas, controls);
-  return { root, canvas, back, play, next, slider, readout, turn };
-}
-
-// One round dot per palette colour, drawn once; stamping them is faster than drawing 6000 circles.
-function dots(palette, size) {
-  const sheet = document.createElement("canvas");
-  sheet.width = size * palette.length;
-  sheet.height = size;
-  const brush = sheet.getContext("2d");
-  palette.forEach((color, i) => {
-    brush.fillStyle = color;
-    brush.beginPath();
-    brush.arc((i + 0.5) * size, size / 2, size / 2 - 0.5, 0, 2 * Math.PI);
-    brush.fill();
-  });
-  return sheet;
-}
+const CLICK = 4; // a pointer that moved less has clicked, not dragged
+const NEAR = 14; // how far from a particle a click still means it
+const REST = 0.6; // seconds for which a loop shows its end
+const REGION = 0.09; // half the side of "its region", as a share of the panel
 
 function aligned(view, Type) {
   const start = view.byteOffset;
   return new Type(view.buffer.slice(start, start + view.byteLength));
 }
 
+// Black or white, whichever the text is not: what lies behind it on any page.
+function paperFor(color) {
+  const [r, g, b] = (color.match(/[\d.]+/g) || [0, 0, 0]).map(Number);
+  return 0.3 * r + 0.59 * g + 0.11 * b > 128 ? "#111" : "#fff";
+}
+
 function render({ model, el }) {
   const spec = model.get("spec");
-  const frames = aligned(model.get("frames"), Int16Array);
-  const colors = aligned(model.get("colors"), Uint8Array);
   const count = spec.panels.length;
-  const last = spec.frames - 1;
-  const sharedTimes = spec.times.every((times) => times.every((t, i) => t === spec.times[0][i]));
-
   const parts = build(spec);
   const { root, canvas, slider } = parts;
   el.append(root);
-  const brush = canvas.getContext("2d");
   const listeners = new AbortController();
   const on = (target, event, handler) =>
     target.addEventListener(event, handler, { signal: listeners.signal });
 
-  let forward = spec.direction !== "backward";
-  let position = forward ? 0 : last; // in steps; between two steps while playing
   let playing = false;
   let request = 0;
   let previous = 0;
-  let layout = null;
+  let rested = 0; // seconds at the end of a loop
+  let speed = 1;
+  let loop = false;
+  let pressed = null; // where the pointer went down
+  let coloring = 0;
+  const view = {
+    brush: canvas.getContext("2d"),
+    frames: aligned(model.get("frames"), Int16Array),
+    colors: aligned(model.get("colors"), Uint8Array),
+    arrows: aligned(model.get("arrows"), Int8Array),
+    exact: aligned(model.get("exact"), Uint8Array),
+    fields: spec.fields,
+    kind: -1, // of the arrows
+    underlay: false,
+    titles: spec.panels,
+    points: spec.points,
+    count,
+    reach: spec.reach,
+    window: spec.view,
+    digits: spec.digits,
+    forward: spec.direction !== "backward",
+    position: 0, // in steps; between two steps while playing
+    follow: -1,
+    chosen: null,
+    box: null,
+    trails: false,
+    layout: null,
+  };
+
+  function takeRun(index) {
+    view.run = spec.runs[index];
+    const times = view.run.times;
+    view.sharedTimes = times.every((each) => each.every((t, i) => t === times[0][i]));
+    view.runIndex = index;
+    slider.max = String(view.run.frames - 1);
+    takeColors();
+  }
+
+  function takeColors() {
+    view.palette = spec.colorings[coloring].palette;
+    view.colorStart = (coloring * spec.runs.length + view.runIndex) * count * view.points;
+    view.layout = null; // the layer of particles holds the palette's colours
+  }
+
+  // Another run, at the same share of the way: the runs may differ in their number of steps.
+  function turnDials() {
+    const share = view.position / Math.max(last(), 1);
+    let index = 0;
+    spec.dials.forEach((dial, i) => {
+      index = index * dial.values.length + Number(parts.dials[i].value);
+    });
+    takeRun(index);
+    view.position = playing ? share * last() : Math.round(share * last());
+    redraw();
+  }
+
+  const last = () => view.run.frames - 1;
+  const rate = () => speed * (spec.fps || Math.max(last(), 1) / 4);
 
   function measure() {
     const width = canvas.clientWidth;
     if (!width) return; // not on the page yet; the observer calls again
     const ratio = window.devicePixelRatio || 1;
     const side = Math.min(LARGEST_PANEL, (width - GAP * (count - 1)) / count);
-    const top = spec.panels.some((name) => name) || !sharedTimes ? TITLE_HEIGHT : 1;
-    canvas.style.height = `${side + top + 1}px`;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round((side + top + 1) * ratio);
+    const top = spec.panels.some((name) => name) || !view.sharedTimes ? TITLE_HEIGHT : 1;
+    const lines = view.run.metrics.length ? 2 * LINE_HEIGHT : 0;
+    const height = side + top + 1 + AXIS_HEIGHT + lines;
+    canvas.style.height = `${height}px`;
+    if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
+    if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
     const size = Math.round((2.2 + side * 0.005) * ratio);
-    layout = { ratio, side, top, size, width, sheet: dots(spec.palette, size) };
-  }
-
-  function time(panel) {
-    const low = Math.floor(position);
-    const high = Math.min(low + 1, last);
-    const times = spec.times[panel];
-    return (times[low] + (position - low) * (times[high] - times[low])).toFixed(spec.digits);
+    const layer = particleLayer(view.palette, Math.round(side * ratio), size);
+    view.layout = { ratio, side, top, size, width, layer };
   }
 
   function draw() {
-    if (!layout || layout.ratio !== window.devicePixelRatio) measure();
-    if (!layout) return;
-    const { ratio, side, top } = layout;
-    const look = getComputedStyle(root);
-    const frame = look.getPropertyValue("--jp-border-color2").trim() || "rgba(128,128,128,.45)";
-    brush.setTransform(ratio, 0, 0, ratio, 0, 0);
-    brush.clearRect(0, 0, canvas.width, canvas.height);
-    for (let panel = 0; panel < count; panel++) {
-      const left = panel * (side + GAP);
-      brush.fillStyle = look.color;
-      brush.textBaseline = "alphabetic";
-      brush.font = `500 16px ${look.fontFamily}`;
-      brush.textAlign = "left";
-      brush.fillText(spec.panels[panel], left + 1, top - 9, side);
-      const notes = [];
-      if (!sharedTimes) notes.push(`t = ${time(panel)}`);
-      if (spec.missing[panel]) notes.push(`${spec.missing[panel]} not finite`);
-      brush.font = `14px ${look.fontFamily}`;
-      brush.textAlign = "right";
-      brush.fillText(notes.join(" · "), left + side - 1, top === 1 ? 18 : top - 9, side);
-      brush.strokeStyle = frame;
-      brush.lineWidth = 1;
-      brush.strokeRect(left + 0.5, top + 0.5, side - 1, side - 1);
-      brush.save();
-      brush.beginPath();
-      brush.rect(left + 1, top + 1, side - 2, side - 2);
-      brush.clip();
-      stamp(panel, left, top);
-      brush.restore();
-    }
-  }
-
-  function stamp(panel, left, top) {
-    const { ratio, side, size, sheet } = layout;
-    const low = Math.floor(position);
-    const share = position - low;
-    const points = spec.points;
-    const a = 2 * points * (low * count + panel);
-    const b = 2 * points * (Math.min(low + 1, last) * count + panel);
-    const scale = (side / 2) * spec.reach * ratio;
-    const x0 = (left + side / 2) * ratio - size / 2;
-    const y0 = (top + side / 2) * ratio - size / 2;
-    brush.setTransform(1, 0, 0, 1, 0, 0);
-    brush.globalAlpha = 0.85;
-    for (let i = 0; i < points; i++) {
-      const ax = frames[a + 2 * i];
-      const bx = frames[b + 2 * i];
-      if (ax === MISSING || (share > 0 && bx === MISSING)) continue;
-      const ay = frames[a + 2 * i + 1];
-      const by = frames[b + 2 * i + 1];
-      const x = x0 + scale * (ax + share * (bx - ax));
-      const y = y0 - scale * (ay + share * (by - ay));
-      const from = size * colors[panel * points + i];
-      // Whole pixels: stamping between them would blur the dots and cost twice the time.
-      brush.drawImage(sheet, from, 0, size, size, Math.round(x), Math.round(y), size, size);
-    }
-    brush.globalAlpha = 1;
+    if (!view.layout || view.layout.ratio !== window.devicePixelRatio) measure();
+    if (!view.layout) return;
+    const { ratio } = view.layout;
+    view.look = getComputedStyle(root);
+    view.ink = view.look.color;
+    view.paper = paperFor(view.ink);
+    view.frameColor =
+      view.look.getPropertyValue("--jp-border-color2").trim() || "rgba(128,128,128,.45)";
+    view.brush.setTransform(ratio, 0, 0, ratio, 0, 0);
+    view.brush.clearRect(0, 0, canvas.width, canvas.height);
+    for (let panel = 0; panel < count; panel++) drawPanel(view, panel);
   }
 
   function describe() {
-    const step = Math.round(position);
-    const place = `step ${step}/${last}`;
-    const text = sharedTimes ? `t = ${time(0)} · ${place}` : place;
+    // While playing, the step last reached, so that the end is told when it is reached.
+    const reached = view.forward ? Math.floor(view.position) : Math.ceil(view.position);
+    const step = playing ? reached : Math.round(view.position);
+    const place = `step ${step}/${last()}`;
+    const text = view.sharedTimes ? `t = ${timeOf(view, 0).toFixed(view.digits)} · ${place}` : place;
     // A screen reader hears where the time stands, not every frame on the way.
     parts.readout.setAttribute("aria-live", playing ? "off" : "polite");
     if (parts.readout.textContent !== text) parts.readout.textContent = text;
     if (slider.value !== String(step)) slider.value = String(step);
     slider.setAttribute("aria-valuetext", text);
+    if (playing) return;
+    tell();
+    const measured = spec.panels.map((name, panel) =>
+      [name, ...metricLines(view, panel)].filter(Boolean).join(", "),
+    );
+    canvas.setAttribute("aria-description", measured.join("; "));
+  }
+
+  // What is followed, in words.
+  function tell() {
+    let text = "Click a particle to see its way; drag a box to follow a region.";
+    if (view.follow >= 0) {
+      const step = Math.round(view.position);
+      const places = spec.panels.map((name, panel) => {
+        const at = coordinates(view, panel, view.follow);
+        const time = view.sharedTimes ? "" : `t = ${timeOf(view, panel).toFixed(view.digits)} `;
+        const where = at ? `(${signed(at[0])}, ${signed(at[1])})` : "not finite";
+        return `${name ? `${name} ` : ""}${time}${where}`;
+      });
+      const time = view.sharedTimes ? ` · t = ${timeOf(view, 0).toFixed(view.digits)}` : "";
+      text = `particle ${view.follow} · step ${step}${time} · ${places.join(" · ")}`;
+    }
+    if (view.chosen) {
+      const many = view.chosen.reduce((sum, one) => sum + one, 0);
+      const region = many
+        ? `following ${many} of ${view.points} particles`
+        : "no particle is in this box";
+      text = view.follow >= 0 ? `${region} · ${text}` : region;
+    }
+    if (parts.status.textContent !== text) parts.status.textContent = text;
   }
 
   function showButtons() {
     parts.play.replaceChildren(icon(playing ? "pause" : "play"));
     parts.play.setAttribute("aria-pressed", String(playing));
-    parts.turn.textContent = forward ? "data → noise" : "noise → data";
-    parts.turn.setAttribute("aria-label", `play direction: ${forward ? "data to noise" : "noise to data"}`);
+    parts.turn.textContent = view.forward ? "data → noise" : "noise → data";
+    const words = view.forward ? "data to noise" : "noise to data";
+    parts.turn.setAttribute("aria-label", `play direction: ${words}`);
+    press(parts.loop, loop);
+    press(parts.trails, view.trails);
+    press(parts.density, view.underlay);
+    parts.around.disabled = view.follow < 0;
+    parts.clear.disabled = view.follow < 0 && !view.chosen;
+    for (const each of [parts.around, parts.clear]) each.style.opacity = each.disabled ? 0.5 : 1;
   }
 
   function tick(now) {
     request = 0;
-    if (playing) {
-      // A frame's clock may lie before the click that started it; a hidden tab does not jump ahead.
-      const passed = Math.min(Math.max(now - previous, 0), 250) / 1000;
-      previous = now;
-      position += (forward ? 1 : -1) * spec.fps * passed;
-      if (forward ? position >= last : position <= 0) {
-        position = Math.min(Math.max(position, 0), last);
-        setPlaying(false);
-      }
-    }
+    if (playing) advance(now);
     draw();
     describe();
     if (playing) schedule();
+  }
+
+  function advance(now) {
+    // A frame's clock may lie before the click that started it; a hidden tab does not jump ahead.
+    const passed = Math.min(Math.max(now - previous, 0), 250) / 1000;
+    previous = now;
+    view.position += (view.forward ? 1 : -1) * rate() * passed;
+    if (view.forward ? view.position < last() : view.position > 0) return;
+    view.position = view.forward ? last() : 0;
+    if (!loop) {
+      setPlaying(false);
+    } else if ((rested += passed) >= REST) {
+      view.position = last() - view.position;
+      rested = 0;
+    }
   }
 
   function schedule() {
@@ -293,38 +207,183 @@ function render({ model, el }) {
     playing = value;
     showButtons();
     if (!playing) return;
-    const end = forward ? last : 0;
-    if (position === end) position = last - end; // at the end, play starts over
+    const end = view.forward ? last() : 0;
+    if (view.position === end) view.position = last() - end; // at the end, play starts over
     previous = performance.now();
     schedule();
   }
 
-  function go(step) {
-    setPlaying(false);
-    position = Math.min(Math.max(step, 0), last);
+  function redraw() {
     cancelAnimationFrame(request);
-    tick(); // at once: the browser already sends no more than one input event per frame
+    tick(performance.now()); // at once: the browser sends at most one input event a frame
   }
 
-  const pause = () => {
-    position = Math.round(position); // a pause rests on a step: what is seen is what was computed
-    go(position);
-  };
+  function go(step) {
+    setPlaying(false);
+    view.position = Math.min(Math.max(step, 0), last());
+    redraw();
+  }
+
+  const pause = () => go(Math.round(view.position)); // rest on a step: what was computed is seen
   const toggle = () => (playing ? pause() : setPlaying(true));
-  const stepBack = () => go(Math.ceil(position) - 1);
-  const stepForward = () => go(Math.floor(position) + 1);
+  const stepBack = () => go(Math.ceil(view.position) - 1);
+  const stepForward = () => go(Math.floor(view.position) + 1);
+
+  // Following ---------------------------------------------------------------------------------
+
+  function select(follow, chosen) {
+    view.follow = follow;
+    view.chosen = chosen;
+    view.box = null;
+    view.trailed = trailed(view);
+    showButtons();
+    redraw();
+  }
+
+  const clear = () => select(-1, null);
+
+  // The particles of one panel in a box of pixels, as 0 and 1 a particle.
+  function within(panel, { x, y, width, height }) {
+    const chosen = new Uint8Array(view.points);
+    for (let i = 0; i < view.points; i++) {
+      const at = spot(view, panel, i, view.position);
+      if (!at) continue;
+      const inside = at[0] >= x && at[0] <= x + width && at[1] >= y && at[1] <= y + height;
+      chosen[i] = inside ? 1 : 0;
+    }
+    return chosen;
+  }
+
+  function nearest(panel, x, y) {
+    let best = -1;
+    let least = NEAR * NEAR;
+    for (let i = 0; i < view.points; i++) {
+      const at = spot(view, panel, i, view.position);
+      if (!at) continue;
+      const distance = (at[0] - x) ** 2 + (at[1] - y) ** 2;
+      if (distance <= least) [best, least] = [i, distance];
+    }
+    return best;
+  }
+
+  // From the keyboard: each press follows another particle, far from the one before in the list.
+  function followAnother() {
+    const stride = Math.max(1, Math.round(view.points * 0.382));
+    for (let k = 1; k <= view.points; k++) {
+      const i = (Math.max(view.follow, 0) + k * stride) % view.points;
+      if (spot(view, 0, i, view.position)) return select(i, view.chosen);
+    }
+    return undefined;
+  }
+
+  function followAround() {
+    const { side } = view.layout;
+    for (let panel = 0; panel < count; panel++) {
+      const at = spot(view, panel, view.follow, view.position);
+      if (!at) continue;
+      const reach = REGION * side;
+      const box = { x: at[0] - reach, y: at[1] - reach, width: 2 * reach, height: 2 * reach };
+      return select(view.follow, within(panel, box));
+    }
+    return undefined;
+  }
+
+  function boxTo(event) {
+    const { side, top } = view.layout;
+    const left = panelLeft(view, pressed.panel);
+    const x = Math.min(Math.max(event.offsetX, left), left + side);
+    const y = Math.min(Math.max(event.offsetY, top), top + side);
+    return {
+      panel: pressed.panel,
+      x: Math.min(x, pressed.x),
+      y: Math.min(y, pressed.y),
+      width: Math.abs(x - pressed.x),
+      height: Math.abs(y - pressed.y),
+    };
+  }
+
+  on(canvas, "pointerdown", (event) => {
+    canvas.focus({ preventScroll: true });
+    if (event.button !== 0 || !view.layout) return;
+    const { side, top } = view.layout;
+    const panel = Math.floor(event.offsetX / (side + GAP));
+    const inside =
+      panel < count &&
+      event.offsetX - panelLeft(view, panel) <= side &&
+      event.offsetY >= top &&
+      event.offsetY <= top + side;
+    if (!inside) return;
+    pressed = { panel, x: event.offsetX, y: event.offsetY };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  on(canvas, "pointermove", (event) => {
+    if (!pressed) return;
+    const box = boxTo(event);
+    if (!view.box && Math.max(box.width, box.height) < CLICK) return;
+    if (playing) pause(); // a box around things that move means nothing
+    view.box = box;
+    schedule();
+  });
+  on(canvas, "pointerup", (event) => {
+    if (!pressed) return;
+    const { panel, x, y } = pressed;
+    const box = view.box && boxTo(event);
+    pressed = null;
+    if (box) select(-1, within(panel, box));
+    else select(nearest(panel, x, y), null);
+  });
+  on(canvas, "pointercancel", () => {
+    pressed = view.box = null;
+    schedule();
+  });
+
+  // Controls ----------------------------------------------------------------------------------
 
   on(parts.play, "click", toggle);
   on(parts.back, "click", stepBack);
   on(parts.next, "click", stepForward);
   on(slider, "input", () => go(Number(slider.value)));
   on(parts.turn, "click", () => {
-    forward = !forward;
+    view.forward = !view.forward;
+    showButtons();
+    schedule(); // trails now lie on the other side
+  });
+  on(parts.loop, "click", () => {
+    loop = !loop;
     showButtons();
   });
-  on(canvas, "pointerdown", () => canvas.focus({ preventScroll: true }));
+  on(parts.speed, "change", () => {
+    speed = SPEEDS[Number(parts.speed.value)];
+  });
+  on(parts.trails, "click", () => {
+    view.trails = !view.trails;
+    showButtons();
+    redraw();
+  });
+  on(parts.density, "click", () => {
+    view.underlay = !view.underlay;
+    showButtons();
+    redraw();
+  });
+  on(parts.arrows, "change", () => {
+    view.kind = Number(parts.arrows.value) - 1;
+    redraw();
+  });
+  on(parts.colouring, "change", () => {
+    coloring = Number(parts.colouring.value);
+    takeColors();
+    redraw();
+  });
+  for (const dial of parts.dials) on(dial, "change", turnDials);
+  on(parts.another, "click", followAnother);
+  on(parts.around, "click", followAround);
+  on(parts.clear, "click", clear);
   on(root, "keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.target.tagName === "SELECT") {
+      event.stopPropagation(); // a select answers to its keys by itself
+      return;
+    }
     const onSlider = event.target === slider;
     // Buttons answer to space and the slider to arrows, Home and End by themselves.
     const moves = onSlider
@@ -333,9 +392,10 @@ function render({ model, el }) {
           ArrowLeft: stepBack,
           ArrowRight: stepForward,
           Home: () => go(0),
-          End: () => go(last),
+          End: () => go(last()),
         };
     if (event.target.tagName !== "BUTTON") moves[" "] = toggle;
+    if (view.follow >= 0 || view.chosen || view.box) moves.Escape = clear;
     const move = moves[event.key];
     if (!move) return;
     event.preventDefault();
@@ -346,13 +406,16 @@ function render({ model, el }) {
     measure();
     draw(); // now: a resized canvas is blank until it is drawn again
   });
-  resized.observe(canvas);
   const themed = new MutationObserver(schedule);
+
+  takeRun(0);
+  view.trailed = trailed(view);
+  view.position = view.forward ? 0 : last();
+  resized.observe(canvas);
   themed.observe(document.body, {
     attributes: true,
     attributeFilter: ["class", "data-jp-theme-light", "data-jp-theme-name"],
   });
-
   showButtons();
   schedule();
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;

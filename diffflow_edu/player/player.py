@@ -1,4 +1,4 @@
-"""Python describes the particles, player.js draws them.
+"""Python describes the particles, JavaScript draws them.
 
 All frames travel once, as 16-bit integers in one buffer; after that the kernel is not needed, so
 the player stays smooth on a slow connection.
@@ -7,6 +7,7 @@ the player stays smooth on a slow connection.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,57 +20,69 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from diffflow_edu.figures.style import (
-    Color,
-    as_panels,
-    digits_for,
-    particle_colors,
-    spread_indices,
-    view_square,
-)
+from diffflow_edu.figures.style import digits_for, spread_indices, view_square
 from diffflow_edu.figures.trajectories import alt_text, film_strip
+from diffflow_edu.player import export
+from diffflow_edu.player.fields import (
+    GRID,
+    KINDS,
+    LONGEST,
+    arrows,
+    check_fields,
+    exact_density,
+)
+from diffflow_edu.player.measure import step_metrics
+from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script, unfold
 from diffflow_edu.processes.base import Trajectory
-
-REACH = 4.0
-"""Frames cover this many times the visible square: particles leave it smoothly, not at its edge."""
-
-LARGEST = 32767
-MISSING = -32768
-"""Stands for NaN and infinite coordinates; the only value that no position takes."""
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.toy import Density
 
 FILM_STRIP_COLORS = 32
 FILM_STRIP_DPI = 90
+FILM_STRIP_SETTINGS = 3
 FILM_STRIP_POINTS = 1500
 
 
 def play(
-    trajectories: Trajectory | Mapping[str, Trajectory],
-    color: Color = None,
+    trajectories: Trajectory | Mapping[str, Any],
+    color: Colors = None,
     *,
     title: str | None = None,
     direction: str = "forward",
     fps: float | None = None,
     autoplay: bool = False,
     max_points: int = 2000,
+    density: Density | None = None,
+    fields: Mapping[str, DiffFlow] | None = None,
 ) -> Player:
     """Watch particles travel between data and noise, one panel per trajectory, side by side.
 
-    trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), with the
-        same N and B in every panel.
-    color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
-        is applied to each trajectory's data side; None gives one colour.
-    title: a line above the panels, best a finding.
-    direction: "forward" plays data → noise, "backward" noise → data; the slider always has the
-        data on its left.
-    fps: steps of the trajectory per second, the drawing glides between them; without it a whole
-        run takes four seconds.
-    autoplay: start by itself, unless the reader asked their system for reduced motion.
-    max_points: at most so many particles per panel, evenly picked, the same ones in every panel.
+    Click a particle to see its way in every panel, drag a box to follow a region.
 
-    Space plays and pauses, ← and → step, Home and End jump. Where no kernel runs (GitHub, nbviewer,
-    an HTML export) a film strip takes the player's place. Raises ValueError for an empty dict,
-    panels that differ in steps or particles, states that are not points in the plane, colours of
-    the wrong length, fps ≤ 0, max_points < 1 or an unknown direction.
+    trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), with the
+        same N and B in every panel. ``{"N": {5: panels, 10: panels}}`` puts a dial into the
+        player, one setting of which is shown at a time; the settings may differ in N.
+    color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
+        is applied to each trajectory's data side; None gives one colour. A dict of these by name
+        gives the reader the choice. The angle at which a particle starts is always on offer.
+    title: stands above the panels.
+    direction: "forward" starts at the data, "backward" at the noise.
+    fps: steps a second when playing; by default the whole way takes 4 s.
+    autoplay: start playing at once, unless the reader's system asks for less motion.
+    max_points: at most so many particles are shown in a panel, evenly picked.
+    density: what the particles should look like at t = 0; adds the colours "mode" and
+        "log-density", and below each panel the sliced W2 to it and to N(0, I) and the leak, at
+        every step; the density underlay is then exact at t = 0.
+    fields: models by panel title, whose drift, score and backward drift can be shown as arrows.
+
+    Returns a widget; where none can run, its film strip and its text are shown. Raises ValueError
+    for trajectories that do not fit together, colours of the wrong length, and bad options.
+
+    >>> import torch
+    >>> path = Trajectory(torch.linspace(0, 1, 4), torch.zeros(4, 5, 2))
+    >>> play({"still": path}, title="Nothing moves")
+    Nothing moves. Particles from data (t = 0.00, left) to noise (t = 1.00, right): \
+still, 5 particles in 3 steps.
     """
     return Player(
         trajectories,
@@ -79,65 +92,111 @@ def play(
         fps=fps,
         autoplay=autoplay,
         max_points=max_points,
+        density=density,
+        fields=fields,
     )
 
 
 class Player(anywidget.AnyWidget):
     """What `play` returns: the widget, its film strip, and the film strip in words."""
 
-    _esm = Path(__file__).with_name("player.js")
+    _esm = script()
 
     frames = traitlets.Bytes().tag(sync=True)
-    """int16, little-endian, (N + 1, panels, points, 2): `spec` holds the square they cover."""
+    """int16, little-endian, (N + 1, panels, points, 2) for each run, one after another."""
 
     colors = traitlets.Bytes().tag(sync=True)
-    """uint8, (panels, points): indices into the palette of `spec`."""
+    """uint8, (colourings, runs, panels, points): indices into the palettes of `spec`."""
+
+    arrows = traitlets.Bytes().tag(sync=True)
+    """int8, (models, kinds, N + 1, GRID², 2): see `fields.arrows`; empty without fields."""
+
+    exact = traitlets.Bytes().tag(sync=True)
+    """uint8, (PIXELS, PIXELS): see `fields.exact_density`; empty without a density."""
 
     spec = traitlets.Dict().tag(sync=True)
-    """Titles, times, palette and the small numbers that player.js needs."""
+    """Titles, times, palettes and the small numbers that player.js needs."""
 
     def __init__(
         self,
-        trajectories: Trajectory | Mapping[str, Trajectory],
-        color: Color = None,
+        trajectories: Trajectory | Mapping[str, Any],
+        color: Colors = None,
         *,
         title: str | None = None,
         direction: str = "forward",
         fps: float | None = None,
         autoplay: bool = False,
         max_points: int = 2000,
+        density: Density | None = None,
+        fields: Mapping[str, DiffFlow] | None = None,
     ) -> None:
-        panels = as_panels(trajectories)
-        _check_alike(panels)
+        dials, runs = unfold(trajectories)
         if direction not in ("forward", "backward"):
             raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
         if fps is not None and not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps must be positive, got {fps}")
         if max_points < 1:
             raise ValueError(f"max_points must be at least 1, got {max_points}")
-        palette, indices = particle_colors({k: p.start for k, p in panels.items()}, color)
+        if density is not None and not isinstance(density, Density):
+            raise ValueError(f"density must be a toy density, got {type(density).__name__}")
+        fields = fields or {}
+        check_fields(fields, runs[0], dials)
+        choices = colorings(runs, color, density)
 
-        arrays = [path.to_numpy() for path in panels.values()]
-        keep = spread_indices(arrays[0][1].shape[1], max_points)
-        states = np.stack([states[:, keep] for _, states in arrays], axis=1)
-        times = np.stack([times for times, _ in arrays])
-        x, y, half = view_square([states])
-        self._trajectories, self._color, self._title = panels, color, title
+        titles = list(runs[0])
+        keep = spread_indices(runs[0][titles[0]].states.shape[1], max_points)
+        states = [np.stack([p.to_numpy()[1][:, keep] for p in run.values()], 1) for run in runs]
+        times = [np.stack([p.to_numpy()[0] for p in run.values()]) for run in runs]
+        x, y, half = view_square(states)
+        described, offset = [], 0
+        for each, at in zip(states, times, strict=True):
+            metrics = []
+            if density is not None:
+                metrics = [step_metrics(panel, density) for panel in each.swapaxes(0, 1)]
+            lost = (~np.isfinite(each).all(axis=3)).any(axis=0).sum(axis=1)
+            described.append(
+                {
+                    "frames": len(each),
+                    "offset": offset,
+                    "times": at.tolist(),
+                    "missing": lost.tolist(),
+                    "metrics": metrics,
+                }
+            )
+            offset += each.size
+        drawn, scales = (
+            zip(*(arrows(m, (x, y, half)) for m in fields.values()), strict=True)
+            if fields
+            else ((), ())
+        )
+        self._trajectories, self._title = _rows(dials, runs), title
+        self._color = next(iter(color.values())) if isinstance(color, Mapping) else color
         super().__init__(
-            frames=quantise(states, (x, y), REACH * half).tobytes(),
-            colors=np.stack([indices[name][keep] for name in panels]).tobytes(),
+            frames=b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
+            colors=b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
+            arrows=b"".join(each.tobytes() for each in drawn),
+            exact=exact_density(density, (x, y, half)).tobytes() if density else b"",
             spec={
-                "panels": list(panels),
-                "frames": len(times[0]),
+                "fields": {
+                    "grid": GRID,
+                    "kinds": list(KINDS),
+                    "longest": LONGEST,
+                    "panels": {
+                        titles.index(name): {"index": i, "scales": scales[i]}
+                        for i, name in enumerate(fields)
+                    },
+                },
+                "panels": titles,
+                "dials": [{"name": name, "values": values} for name, values in dials.items()],
                 "points": len(keep),
-                "times": times.tolist(),
-                "digits": digits_for(times),
-                "palette": palette,
+                "runs": described,
+                "colorings": [{"name": name, "palette": palette} for name, palette, _ in choices],
+                "digits": digits_for(np.concatenate([t.ravel() for t in times])),
                 "reach": REACH / LARGEST,  # one quantum, in half sides of the visible square
-                "missing": (~np.isfinite(states).all(axis=3)).any(axis=0).sum(axis=1).tolist(),
+                "view": [x, y, half],
                 "title": title or "",
                 "direction": direction,
-                "fps": fps if fps is not None else max(len(times[0]) - 1, 1) / 4.0,
+                "fps": fps,
                 "autoplay": autoplay,
                 "alt": self.alt,
             },
@@ -169,6 +228,21 @@ class Player(anywidget.AnyWidget):
         """Write the film strip to a file."""
         Path(path).write_bytes(self.png)
 
+    def save_html(self, path: str | Path) -> None:
+        """Write one page that plays without a kernel and without a network."""
+        Path(path).write_text(export.page(self), encoding="utf-8")
+
+    def save_gif(self, path: str | Path, fps: float = export.FPS) -> None:
+        """Write a GIF of every step. Raises ValueError for fps <= 0."""
+        export.film(self, path, "pillow", fps)
+
+    def save_mp4(self, path: str | Path, fps: float = export.FPS) -> None:
+        """Write an MP4 of every step.
+
+        Raises ValueError for fps <= 0 and RuntimeError where the program ffmpeg is missing.
+        """
+        export.film(self, path, "ffmpeg", fps)
+
     def __repr__(self) -> str:
         return self.alt
 
@@ -182,29 +256,14 @@ class Player(anywidget.AnyWidget):
         return data, metadata | {"image/png": {"alt": self.alt}}
 
 
-def quantise(states: np.ndarray, centre: tuple[float, float], reach: float) -> np.ndarray:
-    """Coordinates (..., 2) as int16 within centre ± reach; beyond it they stop at the border.
-
-    The error inside is at most half a quantum, reach / 65534. A particle with a NaN or infinite
-    coordinate has `MISSING` in both.
-
-    >>> quantise(np.array([[0.0, 1.0], [np.nan, 0.0]]), (0.0, 0.0), 1.0).tolist()
-    [[0, 32767], [-32768, -32768]]
-    """
-    there = np.isfinite(states).all(axis=-1, keepdims=True)
-    scaled = (np.where(there, states, 0.0).astype(np.float64) - centre) / reach
-    whole = np.rint(np.clip(scaled, -1.0, 1.0) * LARGEST)
-    return np.where(there, whole, MISSING).astype("<i2")
-
-
-def _check_alike(panels: Mapping[str, Trajectory]) -> None:
-    first, *others = panels
-    n, b = panels[first].states.shape[:2]
-    for name in others:
-        other_n, other_b = panels[name].states.shape[:2]
-        if (other_n, other_b) != (n, b):
-            raise ValueError(
-                "trajectories must have the same number of steps and particles in every panel, got "
-                f"{n - 1} steps × {b} particles in {first!r} and "
-                f"{other_n - 1} steps × {other_b} particles in {name!r}"
-            )
+def _rows(
+    dials: Mapping[str, list[str]], runs: list[dict[str, Trajectory]]
+) -> dict[str, Trajectory]:
+    """The film strip's rows: the panels, at a few settings of the dials that tell their range."""
+    settings = list(itertools.product(*dials.values()))
+    rows = {}
+    for i in spread_indices(len(runs), FILM_STRIP_SETTINGS):
+        at = ", ".join(f"{name} = {v}" for name, v in zip(dials, settings[i], strict=True))
+        for title, path in runs[i].items():
+            rows[", ".join(filter(None, (title, at)))] = path
+    return rows

@@ -23,8 +23,9 @@ from .curves import Curves
 from .density import Density
 from .gaussians import Gaussians
 from .rings import Rings
+from .strokes import from_strokes
 
-__all__ = ["Density", "load", "names"]
+__all__ = ["Density", "from_strokes", "load", "names"]
 
 MIN_WIDTH = 1e-4  # thinner than this, float32 samples no longer resolve the width
 MAX_RING_WIDTH = 0.2  # wider than this, a ring of radius 1 is all but a disc

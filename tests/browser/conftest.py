@@ -101,6 +101,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/api/status", server, log.name)
+        _wait_for(f"{address}/api/kernelspecs", server, log.name)
         yield Lab(address, folder)
     finally:
         server.terminate()
@@ -168,6 +169,11 @@ class Notebook:
         # JupyterLab drops the command when it comes before the notebook is the current widget, and
         # nothing on the page tells. A started cell shows at once, so asking again is safe.
         for _ in range(5):
+            # On a busy machine the page may still ask for a kernel; the choice it offers is ours.
+            asked = page.locator("dialog", has_text="Select Kernel")
+            if asked.count():
+                asked.locator("button.jp-mod-accept").click()
+                asked.wait_for(state="detached")
             dialogs = page.locator("dialog").all_inner_texts()
             assert not dialogs, f"JupyterLab asks: {dialogs}"
             page.get_by_role("menuitem", name="Run", exact=True).click()

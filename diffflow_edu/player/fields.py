@@ -1,0 +1,103 @@
+"""Arrows of a model's drift and score on a grid at every step, and the exact density as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from diffflow_edu.processes.base import Trajectory
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.toy import Density
+
+GRID = 18
+"""Arrows along each side of a panel."""
+
+KINDS = ("drift f", "score s", "backward drift")
+
+LONGEST = 1.3
+"""Arrows are drawn at most so many times as long as the one that stands for `scale`."""
+
+PIXELS = 96
+SUPERSAMPLING = 4  # a ring thinner than a pixel must not fall between the samples
+
+
+def check_fields(
+    fields: Mapping[str, DiffFlow], panels: Mapping[str, Trajectory], dials: Mapping[str, object]
+) -> None:
+    """Raise a ValueError unless every field is a model that made a panel of a player without dials.
+
+    fields: models by panel title.
+    """
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"fields must be a dict of models by panel title, got {type(fields).__name__}"
+        )
+    if fields and dials:
+        raise ValueError("fields cannot be shown together with a dial; leave one of them out")
+    for name, model in fields.items():
+        if name not in panels:
+            raise ValueError(f"fields[{name!r}] has no panel; the panels are {list(panels)}")
+        if not isinstance(model, DiffFlow):
+            raise ValueError(
+                f"fields[{name!r}] must be a DDPM or a DiffFlow, got {type(model).__name__}"
+            )
+        if model.schedule.steps != len(panels[name]) - 1:
+            raise ValueError(
+                f"fields[{name!r}] must have as many steps as its panel, "
+                f"got {model.schedule.steps} and {len(panels[name]) - 1}"
+            )
+
+
+@torch.no_grad()
+def arrows(
+    model: DiffFlow, view: tuple[float, float, float]
+) -> tuple[np.ndarray, list[list[float]]]:
+    """The fields of a model on a grid over the view.
+
+    Drift and backward drift are the mean step of the particle a unit of time, the linear part
+    included: (forward_mean − x)/Δt at t_i, and (backward_mean − x)/Δt as time runs back. Where
+    there is no next step (t_N forward; t_0 backward, for the score too) the nearest one is shown.
+
+    Returns int8 (kinds, N + 1, GRID², 2), where 127 is `LONGEST` times the scale, and the scales
+    [kind][step], the 95 % quantile of the arrows' lengths.
+    """
+    points = torch.from_numpy(grid_points(GRID, view)).float()
+    c = model.schedule
+    made = []
+    for i in range(c.steps + 1):
+        ahead, back, t = min(i, c.steps - 1), max(i - 1, 0), c.times[max(i, 1)]
+        forward = (model.forward_mean(points, ahead) - points) / c.times.diff()[ahead]
+        backward = (model.backward_mean(points, back) - points) / c.times.diff()[back]
+        made.append(torch.stack([forward, model.score(points, t.to(points)), backward]))
+    field = torch.stack(made, dim=1).nan_to_num(0.0, 0.0, 0.0).double().numpy()
+    length = np.linalg.norm(field, axis=-1)
+    scale = np.quantile(length, 0.95, axis=-1)
+    share = field / np.where(scale > 0, scale, 1.0)[..., None, None]
+    too_long = np.maximum(np.linalg.norm(share, axis=-1, keepdims=True) / LONGEST, 1.0)
+    return np.rint(share / too_long / LONGEST * 127).astype(np.int8), scale.tolist()
+
+
+def exact_density(density: Density, view: tuple[float, float, float]) -> np.ndarray:
+    """The density on PIXELS × PIXELS squares of the view, first row on top, as uint8.
+
+    Square roots of the squares' means over the 99.5 % quantile, so that tails are seen.
+    """
+    fine = torch.from_numpy(grid_points(PIXELS * SUPERSAMPLING, view))
+    p = density.log_prob(fine).exp().numpy()
+    p = p.reshape(PIXELS, SUPERSAMPLING, PIXELS, SUPERSAMPLING).mean(axis=(1, 3))
+    top = np.quantile(p[p > 0], 0.995) if (p > 0).any() else 1.0
+    return np.rint(255 * np.sqrt(np.clip(p / top, 0, 1))).astype(np.uint8)
+
+
+def grid_points(side: int, view: tuple[float, float, float]) -> np.ndarray:
+    """The middles of side × side squares of the view, (side², 2), row by row from the top left.
+
+    >>> grid_points(2, (0.0, 0.0, 1.0)).tolist()
+    [[-0.5, 0.5], [0.5, 0.5], [-0.5, -0.5], [0.5, -0.5]]
+    """
+    x, y, half = view
+    along = ((np.arange(side) + 0.5) / side * 2 - 1) * half
+    across, up = np.meshgrid(x + along, y - along)
+    return np.stack([across.ravel(), up.ravel()], axis=1)
