@@ -21,6 +21,7 @@ __all__ = [
     "fit",
     "play",
     "pretrained",
+    "sketch",
     "toy",
 ]
 
@@ -39,4 +40,8 @@ def __getattr__(name: str) -> Any:
         from diffflow_edu.zoo import pretrained
 
         return pretrained
+    if name == "sketch":
+        from diffflow_edu.player.sketch import sketch
+
+        return sketch
     raise AttributeError(f"module 'diffflow_edu' has no attribute {name!r}")
