@@ -6,7 +6,6 @@ the player stays smooth on a slow connection.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping
@@ -14,11 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import anywidget
-import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
-from PIL import Image
 
 from diffflow_edu.figures.style import digits_for, spread_indices, view_square
 from diffflow_edu.figures.trajectories import alt_text, film_strip
@@ -33,12 +29,11 @@ from diffflow_edu.player.fields import (
 )
 from diffflow_edu.player.measure import step_metrics
 from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script, unfold
+from diffflow_edu.player.twin import WidgetWithTwin, small_png, write
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.toy import Density
 
-FILM_STRIP_COLORS = 32
-FILM_STRIP_DPI = 90
 FILM_STRIP_SETTINGS = 3
 FILM_STRIP_POINTS = 1500
 
@@ -97,7 +92,7 @@ still, 5 particles in 3 steps.
     )
 
 
-class Player(anywidget.AnyWidget):
+class Player(WidgetWithTwin):
     """What `play` returns: the widget, its film strip, and the film strip in words."""
 
     _esm = script()
@@ -216,21 +211,11 @@ class Player(anywidget.AnyWidget):
         for axes in figure.axes:
             for dots in axes.collections:
                 dots.set_antialiased(False)  # hard edges halve the bytes and keep the colours pure
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=FILM_STRIP_DPI)
-        plt.close(figure)
-        image = Image.open(drawn).convert("RGB").quantize(FILM_STRIP_COLORS)
-        packed = io.BytesIO()
-        image.save(packed, format="png", optimize=True)
-        return packed.getvalue()
-
-    def save_png(self, path: str | Path) -> None:
-        """Write the film strip to a file."""
-        Path(path).write_bytes(self.png)
+        return small_png(figure)
 
     def save_html(self, path: str | Path) -> None:
         """Write one page that plays without a kernel and without a network."""
-        Path(path).write_text(export.page(self), encoding="utf-8")
+        write(Path(path), export.page(self).encode())
 
     def save_gif(self, path: str | Path, fps: float = export.FPS) -> None:
         """Write a GIF of every step. Raises ValueError for fps <= 0."""
@@ -242,18 +227,6 @@ class Player(anywidget.AnyWidget):
         Raises ValueError for fps <= 0 and RuntimeError where the program ffmpeg is missing.
         """
         export.film(self, path, "ffmpeg", fps)
-
-    def __repr__(self) -> str:
-        return self.alt
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The widget, and beside it the film strip and its words for pages without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        data = data | {"text/plain": self.alt, "image/png": self.png}
-        return data, metadata | {"image/png": {"alt": self.alt}}
 
 
 def _rows(

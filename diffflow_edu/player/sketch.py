@@ -14,15 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import traitlets
-from PIL import Image
 
 from diffflow_edu.figures.style import MODES, bare_square, style
 from diffflow_edu.player.player import Player, play, quantise
+from diffflow_edu.player.twin import WidgetWithTwin, small_png
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule
@@ -47,7 +46,7 @@ FRAME_SECONDS = 0.35
 FRAME_REACH = 1.3
 """Samples on the canvas cover this many times the pad; it clips them at its edge."""
 
-PICTURE_INCHES, PICTURE_DPI, PICTURE_COLORS = 2.6, 90, 32
+PICTURE_INCHES = 2.6
 
 
 def _star() -> list[np.ndarray]:
@@ -107,7 +106,7 @@ def sketch(
     return SketchPad(drawing, width=width, steps=steps, warm_start=warm_start, seed=seed)
 
 
-class SketchPad(anywidget.AnyWidget):
+class SketchPad(WidgetWithTwin):
     """What `sketch` returns: the drawing, its density, and the model that learned it.
 
     The button trains in the kernel's main thread, so the notebook's other cells wait; the kernel's
@@ -379,25 +378,7 @@ class SketchPad(anywidget.AnyWidget):
                 rows = np.frombuffer(self.samples, "<i2").reshape(-1, 3)
                 x, y = rows[:, :2].T * (FRAME_REACH / 32767)
                 grid[0, 1].scatter(x, y, s=2.4, c=np.asarray(MODES)[rows[:, 2] % len(MODES)], lw=0)
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format="png", dpi=PICTURE_DPI)
-            plt.close(figure)
-        image = Image.open(drawn).convert("RGB").quantize(PICTURE_COLORS)
-        packed = io.BytesIO()
-        image.save(packed, format="png", optimize=True)
-        return packed.getvalue()
-
-    def __repr__(self) -> str:
-        return self.alt
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The widget, and beside it the drawing and its words for pages without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        data = data | {"text/plain": self.alt, "image/png": self.png}
-        return data, metadata | {"image/png": {"alt": self.alt}}
+            return small_png(figure)
 
 
 @contextlib.contextmanager
