@@ -94,6 +94,10 @@ class Process(nn.Module):
         """An upper bound on −log p(x), or its value, in nats. x: (B, *shape). Returns (B,)."""
         raise NotImplementedError
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats. x: (B, *shape). Returns (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no log_prob")
+
     def loss(self, x: Tensor) -> Tensor:
         """What `fit` minimises: an estimate of the mean of `bound`, a 0-d tensor in nats."""
         return self.bound(x).mean()
