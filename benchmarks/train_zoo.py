@@ -30,7 +30,7 @@ SEED = 0
 
 def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
     """Grid, networks and training of one model. The smallest noise scales with the data's width."""
-    width = density.width / density.scale if density.width else 0.01
+    width = data_width(density)
     if kind == "ddpm":
         r_min, r_max = {5: (1.65 * width, 1.5), 10: (width, 2.0), 30: (width, 4.0)}[steps]
         schedule = ("log_snr", {"steps": steps, "r_min": r_min, "r_max": r_max})
@@ -49,6 +49,11 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
         "learn_backward_std": kind == "diffflow" and steps == 30,
         "training": {**training, "lr": 5e-3, "seed": SEED},
     }
+
+
+def data_width(density: toy.Density) -> float:
+    """The size of the finest detail of a set, in normalised units."""
+    return density.width / density.scale if density.width else 0.01
 
 
 def train(name: str, commit: str) -> dict[str, Any]:
