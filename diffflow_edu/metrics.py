@@ -96,7 +96,11 @@ def bound_gap(bound_mean: float, density: Density) -> float:
 
 
 def evaluate(
-    model: Process, density: Density, n: int = 10_000, seed: int = 0
+    model: Process,
+    density: Density,
+    n: int = 10_000,
+    seed: int = 0,
+    log_prob_n: int = 0,
 ) -> dict[str, float | int]:
     """Everything to know about a model of a toy density, each distance with its floor.
 
@@ -104,14 +108,20 @@ def evaluate(
     latter, in eval mode and without gradients; the model's mode and torch's random state are left
     as they were, and the same seed gives the same numbers. Returns
 
-    bound, gap: nats, mean bound and its excess over the data entropy;
+    bound, gap: nats, mean bound and its excess over the data entropy; NaN for a process that has
+        no bound, such as NCSN;
+    log_prob: nats, the mean log-likelihood: −bound where the bound is exact, as for flows;
+        otherwise by `model.log_prob` of the first `log_prob_n` points, which may mean an ODE a
+        point. NaN where it is not defined or none were asked for;
     leak: share of samples off the set, those that are not finite included;
     sliced_w2, sliced_w2_floor, energy, energy_floor: over the finite samples (NaN if there are
     none), and between data and data;
     n, seed: as given; non_finite: how many samples were not finite.
 
-    Raises ValueError for n < 1.
+    Raises ValueError for n < 1 and unless 0 ≤ log_prob_n ≤ n.
     """
+    if not 0 <= log_prob_n <= n:
+        raise ValueError(f"log_prob_n must be between 0 and n = {n}, got {log_prob_n}")
     data = density.sample(n, seed=seed + DATA_SEED)
     weight = next(model.parameters(), torch.empty(0))
     training = model.training
@@ -120,7 +130,10 @@ def evaluate(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)  # the bound draws its noise from the global generator
-            bound = model.bound(data.to(weight)).double().mean().item()
+            bound = mean_bound(model, data.to(weight))
+            log_prob = -bound
+            if not model.bound_is_exact:
+                log_prob = mean_log_prob(model, data[:log_prob_n].to(weight))
             samples = model.sample(n, seed=seed).start.to(data)
     finally:
         model.train(training)
@@ -128,6 +141,7 @@ def evaluate(
     return {
         "bound": bound,
         "gap": bound_gap(bound, density),
+        "log_prob": log_prob,
         "leak": leak(samples, density),
         "sliced_w2": sliced_w2(finite, data) if len(finite) else math.nan,
         "sliced_w2_floor": floor(density, n, sliced_w2, seed),
@@ -137,6 +151,24 @@ def evaluate(
         "seed": seed,
         "non_finite": n - len(finite),
     }
+
+
+def mean_bound(model: Process, x: Tensor) -> float:
+    """The mean of `model.bound` over x (B, *shape) in nats; NaN for a process without a bound."""
+    try:
+        return model.bound(x).double().mean().item()
+    except NotImplementedError:
+        return math.nan
+
+
+def mean_log_prob(model: Process, x: Tensor) -> float:
+    """The mean of `model.log_prob` over x (B, *shape) in nats; NaN where there is none."""
+    if len(x) == 0:
+        return math.nan
+    try:
+        return model.log_prob(x).double().mean().item()
+    except NotImplementedError:
+        return math.nan
 
 
 def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

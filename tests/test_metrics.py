@@ -171,6 +171,7 @@ def test_a_perfect_model_has_no_gap_no_leak_and_distances_at_the_floor():
     assert list(result) == [
         "bound",
         "gap",
+        "log_prob",
         "leak",
         "sliced_w2",
         "sliced_w2_floor",
@@ -208,3 +209,38 @@ def test_samples_that_are_not_finite_leak_are_counted_and_left_out_of_distances(
     assert math.isfinite(result["sliced_w2"]) and math.isfinite(result["energy"])
     lost = metrics.evaluate(Oracle(density, spoilt=100), density, n=100)
     assert lost["leak"] == 1 and math.isnan(lost["sliced_w2"]) and math.isnan(lost["energy"])
+
+
+def test_a_process_without_a_bound_is_measured_by_its_samples_alone():
+    density = toy.load("ring")
+
+    class Boundless(Oracle):
+        def bound(self, x):
+            raise NotImplementedError("no bound")
+
+        def log_prob(self, x):
+            raise NotImplementedError("no log_prob either")
+
+    result = metrics.evaluate(Boundless(density), density, n=200, log_prob_n=10)
+    assert all(math.isnan(result[name]) for name in ("bound", "gap", "log_prob"))
+    assert result["leak"] == 0 and math.isfinite(result["sliced_w2"])
+
+
+def test_the_log_likelihood_is_minus_an_exact_bound_and_else_only_computed_when_asked_for():
+    density = toy.load("ring")
+
+    class Asked(Oracle):
+        def log_prob(self, x):
+            self.asked = len(x)
+            return torch.full((len(x),), -3.0)
+
+    model = Asked(density)
+    assert math.isnan(metrics.evaluate(model, density, n=200)["log_prob"])
+    assert not hasattr(model, "asked")
+    assert metrics.evaluate(model, density, n=200, log_prob_n=50)["log_prob"] == -3
+    assert model.asked == 50
+    model.bound_is_exact = True
+    exact = metrics.evaluate(model, density, n=200)
+    assert exact["log_prob"] == -exact["bound"]
+    with pytest.raises(ValueError, match="log_prob_n must be between 0 and n = 200, got 201"):
+        metrics.evaluate(model, density, n=200, log_prob_n=201)

@@ -90,6 +90,9 @@ def check_particles(x: Tensor, name: str = "x") -> None:
 class Process(nn.Module):
     """Carries particles between data (t = 0) and noise (t = T)."""
 
+    bound_is_exact = False
+    """Whether `bound` is −log p itself, as for flows."""
+
     def bound(self, x: Tensor) -> Tensor:
         """An upper bound on −log p(x), or its value, in nats. x: (B, *shape). Returns (B,)."""
         raise NotImplementedError
