@@ -1,7 +1,8 @@
 """One file per model, each readable from top to bottom beside its paper."""
 
 from diffflow_edu.processes.base import Process, Trajectory
+from diffflow_edu.processes.coupling import CouplingFlow
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 
-__all__ = ["DDPM", "DiffFlow", "Process", "Trajectory"]
+__all__ = ["DDPM", "CouplingFlow", "DiffFlow", "Process", "Trajectory"]
