@@ -1,4 +1,8 @@
-"""The small network for points in the plane (or any vector), and how its output is a score."""
+"""The small network for points in the plane (or any vector), and how its output is a score.
+
+The score is −ε/σ. Whether the network is asked for the noise ε, for the clean data x_0 or for a
+mixture v of both is a choice that training notices: see `Prediction`.
+"""
 
 from __future__ import annotations
 
@@ -67,11 +71,10 @@ class MLP(nn.Module):
         return self.last(hidden)
 
 
-class NoisePrediction(nn.Module):
-    """The score −ε(x, t)/σ(t) of a network ε that predicts the noise (Ho et al. 2020).
+class Prediction(nn.Module):
+    """The score −ε(x, t)/σ(t) of a network that predicts ε, or something that ε follows from.
 
-    The score grows like 1/σ towards the data; the noise stays of order one, which is what a
-    network likes to learn.
+    net: a callable (x, t) -> like x. noise_process: its α and σ; x = α x_0 + σ ε.
     """
 
     def __init__(self, net: nn.Module, noise_process: NoiseProcess) -> None:
@@ -82,7 +85,53 @@ class NoisePrediction(nn.Module):
         self.noise_process = noise_process
         self.takes_many_times = getattr(net, "takes_many_times", False)
 
+    def noise(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """ε from what the network returned. All broadcast against x. Returns ε like x."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The score at x (B, *shape) and t > 0, 0-d or of leading axes of x."""
-        sigma = self.noise_process.sigma(t)
-        return -self.net(x, t) / sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
+        alpha, sigma = (
+            value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+            for value in (self.noise_process.alpha(t), self.noise_process.sigma(t))
+        )
+        return -self.noise(self.net(x, t), x, alpha, sigma) / sigma
+
+
+class NoisePrediction(Prediction):
+    """The network predicts the noise ε itself (Ho et al. 2020).
+
+    The score grows like 1/σ towards the data; the noise stays of order one, which is what a
+    network likes to learn.
+    """
+
+    def noise(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The output."""
+        return output
+
+
+class DataPrediction(Prediction):
+    """The network predicts the clean x_0, so that ε = (x − α x_0)/σ.
+
+    An error of x_0 is multiplied by α/σ on its way to ε: good in much noise, poor in little.
+    """
+
+    def noise(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(x − α x_0)/σ."""
+        return (x - alpha * output) / sigma
+
+
+class VPrediction(Prediction):
+    """The network predicts v = α ε − σ x_0 (Salimans and Ho 2022): ε = (σ x + α v)/(α² + σ²).
+
+    Near the data v is the noise, in pure noise it is the data (with a minus): whichever of the
+    two is not to be seen in x.
+    """
+
+    def noise(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """(σ x + α v)/(α² + σ²); the denominator is 1 where the variance is preserved."""
+        return (sigma * x + alpha * output) / (alpha.square() + sigma.square())
+
+
+PREDICTIONS = {"noise": NoisePrediction, "x0": DataPrediction, "v": VPrediction}
+"""By the name that `DDPM` takes."""

@@ -131,6 +131,34 @@ class LinearBeta(VariancePreserving):
         return torch.expm1(integral).sqrt()
 
 
+@dataclass(frozen=True)
+class Cosine(VariancePreserving):
+    """ᾱ(t) = α² = f(t)/f(0), f = cos²(φ(t)), φ = π/2 (t + offset)/(1 + offset).
+
+    Nichol and Dhariwal 2021, equation 17; ᾱ is 0, and r infinite, at t = 1.
+    """
+
+    offset: float = 0.008
+
+    def angle(self, t: Tensor) -> Tensor:
+        """φ(t), which ends at π/2."""
+        return 0.5 * math.pi * (t + self.offset) / (1 + self.offset)
+
+    def r(self, t: Tensor) -> Tensor:
+        """√(f(0)/f − 1), written as √(sin(φ − φ_0) sin(φ + φ_0))/cos φ without cancellation."""
+        start = 0.5 * math.pi * self.offset / (1 + self.offset)
+        apart = torch.sin(0.5 * math.pi * t / (1 + self.offset))
+        return (apart * torch.sin(self.angle(t) + start)).sqrt() / self._cosine(t)
+
+    def beta(self, t: Tensor) -> Tensor:
+        """2 φ' tan φ."""
+        return math.pi / (1 + self.offset) * torch.sin(self.angle(t)) / self._cosine(t)
+
+    def _cosine(self, t: Tensor) -> Tensor:
+        # sin(π/2 − φ): exact near t = 1, where cos of a rounded φ is not.
+        return torch.sin(0.5 * math.pi * (1 - t) / (1 + self.offset))
+
+
 @dataclass(frozen=True, eq=False)
 class EulerNoise(NoiseProcess):
     """The paper's dx = f dt + g(t) dw, g and the variance ∫g² dt read off the grid.
@@ -294,6 +322,57 @@ class Schedule:
         check_whole("steps", steps)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         return _variance_preserving(times, LinearBeta())
+
+    @staticmethod
+    def cosine(steps: int = 1000, offset: float = 0.008) -> Schedule:
+        """The cosine schedule of Nichol and Dhariwal 2021, times even on [0, 1] but the last.
+
+        At t = 1 nothing would be left of the data, and the last β = 1 − k² would be 1. The paper
+        clips it at 0.999; here the last time is the one, just below 1, where it is 0.999. That is
+        the same chain, and it stays on the curve ᾱ(t).
+
+        >>> Schedule.cosine(steps=4).times
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 0.9923], dtype=torch.float64)
+        """
+        check_whole("steps", steps)
+        _check_positive(offset=offset)
+        noise = Cosine(offset)
+        times = torch.arange(steps + 1, dtype=torch.float64) / steps
+        # f(T) = 0.001 f(t_{N−1}), solved for T; cos φ is sin(π/2 (1 − t)/(1 + offset)).
+        last = torch.asin(math.sqrt(1e-3) * torch.cos(noise.angle(times[-2])))
+        times[-1] = 1 - (1 + offset) * 2 / math.pi * last
+        return _variance_preserving(times, noise)
+
+    @staticmethod
+    def at(times: Tensor, noise_process: VariancePreserving) -> Schedule:
+        """The chain that stops at any times of a variance-preserving SDE, its linear part exact.
+
+        times: (N + 1,) rising from 0. Whatever was trained on one grid of the SDE can be sampled
+        on another.
+
+        >>> Schedule.at(torch.tensor([0.0, 0.1, 1.0]), LinearBeta()).steps
+        2
+        """
+        if not isinstance(noise_process, VariancePreserving):
+            raise ValueError(
+                f"noise_process must be variance preserving such as LinearBeta(), got "
+                f"{noise_process!r}"
+            )
+        return _variance_preserving(_rising(times), noise_process)
+
+    def respaced(self, steps: int) -> Schedule:
+        """Every (N/steps)-th time of this grid, both ends kept: a net trained here knows them all.
+
+        Raises ValueError for more steps than there are, and where no linear part is integrated.
+
+        >>> Schedule.linear_beta(1000).respaced(4).times
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+        """
+        check_whole("steps", steps)
+        if steps > self.steps:
+            raise ValueError(f"steps must be at most the {self.steps} of this grid, got {steps}")
+        kept = torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long()
+        return Schedule.at(self.times[kept], self.noise_process)
 
     @staticmethod
     def geometric(steps: int = 10, s_min: float = 0.008, s_max: float = 0.3) -> Schedule:

@@ -162,7 +162,7 @@ def test_parts_that_do_not_make_a_model():
         DiffFlow(torch.tanh, torch.tanh, 30)
     with pytest.raises(ValueError, match="schedule must be a Schedule, got 30"):
         DDPM(torch.tanh, 30)
-    with pytest.raises(ValueError, match="prediction must be 'noise' or 'score', got 'velocity'"):
+    with pytest.raises(ValueError, match=r"'noise', 'x0', 'v' or 'score', got 'velocity'"):
         DDPM(torch.tanh, schedule, prediction="velocity")
 
 

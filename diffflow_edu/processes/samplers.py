@@ -1,0 +1,170 @@
+"""Other ways home for a trained score: DDIM, and the reverse SDE with a corrector.
+
+A score network knows p_t at every t. The chain it was trained on is one way to walk from noise to
+data with it; here are two more, for any grid of times. None of them trains anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from diffflow_edu.processes.base import Trajectory, check_particles, generator_for
+from diffflow_edu.processes.ddpm import DDPM
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.schedules import check_whole
+
+
+@torch.no_grad()
+def ddim(
+    model: DDPM,
+    n: int,
+    eta: float = 0.0,
+    seed: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Trajectory:
+    """Carry n particles from N(0, I) to data by equation 12 of Song, Meng and Ermon 2020 (DDIM).
+
+        x_i = α_i x̂_0 + √(σ_i² − η² β̃_i) ε̂ + η √β̃_i z
+
+    x̂_0 and ε̂ are the network's view of data and noise in x_{i+1}; z ~ N(0, I) is fresh. eta = 0
+    draws nothing but x_N, and is `model.sample(n, lam=0)`; eta = 1 is DDPM with the posterior's
+    variance. On few steps of a long grid: `ddim(model.respaced(30), n)`. The last step is x̂_0.
+    Raises ValueError unless the model is a DDPM and eta lies in [0, 1].
+    """
+    _check_ddpm(model)
+    if not (isinstance(eta, Real) and 0 <= eta <= 1):
+        raise ValueError(f"eta must be a number from 0 to 1, got {eta!r}")
+    c, draw = model.schedule, _Normals(model, n, seed, shape)
+    alpha, sigma = c.noise_process.alpha(c.times), c.noise_process.sigma(c.times)
+    std = eta * c.s * sigma[:-1] / sigma[1:]  # η √β̃
+    states = [draw()]
+    for i in reversed(range(c.steps)):
+        x, t = states[-1], c.times[i + 1].to(states[-1])
+        score = model.score_at(x, t)
+        noise = -float(sigma[i + 1]) * score
+        data = (x - float(sigma[i + 1]) * noise) / float(alpha[i + 1])
+        # Never negative, but for rounding: β̃ = (s σ/σ')² ≤ σ².
+        direction = float((sigma[i].square() - std[i].square()).clamp_min(0).sqrt())
+        x = float(alpha[i]) * data + direction * noise
+        states.append(x + float(std[i]) * draw() if std[i] > 0 else x)
+    return Trajectory(c.times.to(states[0]), torch.stack(states[::-1]))
+
+
+@torch.no_grad()
+def ddim_encode(model: DDPM, x: Tensor, iterations: int = 1) -> Trajectory:
+    """Carry data x (B, *shape) to the noise from which DDIM with eta = 0 would return.
+
+        x_{i+1} = k x_i + (σ_{i+1} − k σ_i) ε(x_{i+1}, t_{i+1}),    k = α_{i+1}/α_i
+
+    is the DDIM step, solved for where it came from. The unknown stands on both sides; a fixed
+    point is sought from x_{i+1} = k x_i. One iteration is what is usually called DDIM inversion,
+    more make it exact where the steps are short enough for the iteration to contract.
+    """
+    _check_ddpm(model)
+    check_particles(x)
+    check_whole("iterations", iterations)
+    c = model.schedule
+    sigma = c.noise_process.sigma(c.times)
+    states = [x]
+    for i in range(c.steps):
+        shrunk, t = float(c.k[i]) * states[-1], c.times[i + 1].to(x)
+        gain = float((sigma[i + 1] - c.k[i] * sigma[i]) * sigma[i + 1])
+        x_next = shrunk
+        for _ in range(iterations):
+            x_next = shrunk - gain * model.score_at(x_next, t)
+        states.append(x_next)
+    return Trajectory(c.times.to(x), torch.stack(states))
+
+
+@torch.no_grad()
+def reverse_sde(
+    model: DiffFlow,
+    n: int,
+    times: Tensor | None = None,
+    corrector_steps: int = 0,
+    snr: float = 0.16,
+    seed: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Trajectory:
+    """Carry n particles from N(0, I) to data along the reverse SDE, by Euler–Maruyama.
+
+        x ← x − [ℓ(t) x + γ(t) f(x, t) − g(t)² s(x, t)] Δt + g(t) √Δt z        (predictor)
+        x ← x + ε s(x, t) + √(2ε) z,    ε = 2 k² (snr ‖z‖/‖s‖)²                 (corrector)
+
+    The predictor discretises the SDE itself, where `model.sample` uses the exact step of its
+    chain; the last one is without noise. The corrector is Langevin dynamics at a fixed time
+    (Song et al. 2021, algorithm 5; k² = (α_{i+1}/α_i)² is their 1 − β_i), norms averaged over
+    the batch; there is none at t = 0, where no score is known.
+
+    times: (M + 1,), where to stop, rising within [0, T]; by default the model's own grid.
+    corrector_steps: Langevin steps after each predictor. snr: how large they are.
+    Raises ValueError for times that do not rise within [0, T], and for snr ≤ 0.
+    """
+    if not isinstance(model, DiffFlow):
+        raise ValueError(f"model must be a DDPM or DiffFlow, got {type(model).__name__}")
+    check_whole("corrector_steps", corrector_steps, least=0)
+    if not (isinstance(snr, Real) and 0 < snr < math.inf):
+        raise ValueError(f"snr must be positive and finite, got {snr!r}")
+    times = model.schedule.times if times is None else _checked_times(times, model)
+    sde, draw = model.schedule.noise_process, _Normals(model, n, seed, shape)
+    dt = times.diff()
+    shrink = (sde.alpha(times[1:]) / sde.alpha(times[:-1])).square()
+    states = [draw()]
+    for i in reversed(range(len(dt))):
+        x, t = states[-1], times[i + 1]
+        linear, gain, g = float(sde.linear(t)), float(sde.gain(t)), float(sde.g(t))
+        drift, score = model.drift_at(x, t.to(x)), model.score_at(x, t.to(x))
+        x = x - (linear * x + gain * drift - g**2 * score) * float(dt[i])
+        if i > 0:
+            x = x + g * math.sqrt(float(dt[i])) * draw()
+        for _ in range(corrector_steps if times[i] > 0 else 0):
+            score, z = model.score_at(x, times[i].to(x)), draw()
+            ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
+            step = 2 * float(shrink[i]) * (snr * ratio).square()
+            x = x + step * score + (2 * step).sqrt() * z
+        states.append(x)
+    return Trajectory(times.to(states[0]), torch.stack(states[::-1]))
+
+
+class _Normals:
+    """Draws of N(0, I), (n, *shape), in the dtype and on the device of a model."""
+
+    def __init__(
+        self, model: DiffFlow, n: int, seed: int | None, shape: tuple[int, ...] | None
+    ) -> None:
+        check_whole("n", n)
+        shape = model.shape if shape is None else shape
+        if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
+            raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+        self.size, self.like = (n, *shape), model.log_b_ratio
+        self.generator = generator_for(seed, self.like.device)
+
+    def __call__(self) -> Tensor:
+        return torch.randn(
+            self.size, generator=self.generator, dtype=self.like.dtype, device=self.like.device
+        )
+
+
+def _check_ddpm(model: object) -> None:
+    if not isinstance(model, DDPM):
+        raise ValueError(
+            f"model must be a DDPM, whose drift is fixed, got {type(model).__name__}; "
+            "DDPM.of(model) is the one inside a DiffFlow"
+        )
+
+
+def _checked_times(times: Tensor, model: DiffFlow) -> Tensor:
+    if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2:
+        got = tuple(times.shape) if isinstance(times, Tensor) else times
+        raise ValueError(f"times must be a tensor (M + 1,) with M ≥ 1, got {got!r}")
+    times, horizon = times.detach().cpu().double(), float(model.schedule.times[-1])
+    if not (bool((times.diff() > 0).all()) and times[0] >= 0 and times[-1] <= horizon * (1 + 1e-9)):
+        raise ValueError(
+            f"times must rise strictly within [0, {horizon:g}], got {times[0]:g} … {times[-1]:g}"
+        )
+    return times
