@@ -7,12 +7,13 @@ Every model is a process that carries particles between data (t = 0) and noise (
 from typing import Any
 
 from diffflow_edu import toy
-from diffflow_edu.processes import DDPM, CouplingFlow, DiffFlow, Process, Trajectory
+from diffflow_edu.processes import CNF, DDPM, CouplingFlow, DiffFlow, Process, Trajectory
 from diffflow_edu.schedules import Schedule
 from diffflow_edu.training import fit
 
 __version__ = "0.1.0"
 __all__ = [
+    "CNF",
     "DDPM",
     "CouplingFlow",
     "DiffFlow",
