@@ -5,5 +5,6 @@ from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.coupling import CouplingFlow
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.processes.langevin import NCSN
 
-__all__ = ["CNF", "DDPM", "CouplingFlow", "DiffFlow", "Process", "Trajectory"]
+__all__ = ["CNF", "DDPM", "NCSN", "CouplingFlow", "DiffFlow", "Process", "Trajectory"]

@@ -1,0 +1,332 @@
+"""Sampling with nothing but a score: Langevin dynamics, and NCSN, which anneals it.
+
+    x ← x + ε s(x) + √(2ε) z,    z ~ N(0, I)
+
+settles on p where s = ∇ log p and ε is small. A learned s is right only where there was data to
+learn from, and a step of ε crosses no gap between modes. The noise-conditional score network (NCSN,
+Song and Ermon, NeurIPS 2019 and 2020) blurs the data at many scales σ, learns the score of all,
+and walks from the widest blur, where there is a single mode, to the narrowest.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffflow_edu.nets import MLP
+from diffflow_edu.processes.base import (
+    Field,
+    Process,
+    Trajectory,
+    check_particles,
+    generator_for,
+)
+from diffflow_edu.processes.score_matching import check_positive, score_at
+from diffflow_edu.schedules import LogSNR, NoiseProcess, Schedule, check_whole
+
+
+@torch.no_grad()
+def langevin(
+    score: Field,
+    x: Tensor,
+    step: float,
+    steps: int,
+    seed: int | None = None,
+    t: float = 0.0,
+    every: int = 1,
+) -> Trajectory:
+    """Unadjusted Langevin dynamics: x ← x + ε s(x, t) + √(2ε) z, `steps` times.
+
+    score: a callable (x, t). x: where the particles begin, (B, *shape). step: ε > 0, in squared
+    units of x; the samples come out too wide by a share of about ε/(4 v) along a direction of
+    variance v, and for ε ≥ 2 v they run away. t: passed to the score, which is the same at every
+    step. every: keep one state in so many, to save memory; must divide `steps`.
+
+    Returns a Trajectory of steps/every + 1 states in the house's direction, data first: `start` is
+    the *last* state, which looks like data, `end` the given x; times rise from 0 by ε a step, so
+    t = 0 is when the walk ended. One network evaluation a step.
+
+    Raises ValueError for step ≤ 0, steps < 1, an x that is not (B, *shape).
+
+    >>> path = langevin(lambda x, t: -x, torch.zeros(5, 2), step=0.1, steps=20, seed=0)
+    >>> len(path), path.end.abs().max().item(), round(path.times[-1].item(), 2)
+    (21, 0.0, 2.0)
+    """
+    check_particles(x)
+    _check_callable("score", score)
+    check_positive("step", step)
+    check_whole("steps", steps)
+    check_whole("every", every)
+    if steps % every:
+        raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
+    generator = generator_for(seed, x.device)
+    states = [x]
+    for i in range(1, steps + 1):
+        x = langevin_step(score, x, step, t, generator)
+        if i % every == 0:
+            states.append(x)
+    times = torch.arange(len(states), dtype=x.dtype, device=x.device) * (step * every)
+    return Trajectory(times, torch.stack(states[::-1]))
+
+
+def langevin_step(
+    score: Field, x: Tensor, step: float, t: float | Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """x + ε s(x, t) + √(2ε) z: one step of Langevin dynamics, like x (B, *shape)."""
+    z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return x + step * score_at(score, x, t).to(x) + (2 * step) ** 0.5 * z
+
+
+class VarianceExploding(NoiseProcess):
+    """dx = g(t) dw: nothing shrinks, noise only comes in; σ(0) = 0 and σ(1) = sigma_max.
+
+    σ(t) = sigma_min [(1 + sigma_max/sigma_min)^t − 1], which is soon geometric.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        self.curve = LogSNR(sigma_min, sigma_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1: nothing shrinks the data."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ(t), the standard deviation of all noise so far."""
+        return self.curve.r(t)
+
+    def linear(self, t: Tensor) -> Tensor:
+        """0: no drift."""
+        return torch.zeros_like(t)
+
+    def gain(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        """√(dσ²/dt)."""
+        sigma = self.sigma(t)
+        return (2 * sigma * self.curve.rate * (sigma + self.curve.r_min)).sqrt()
+
+
+def variance_exploding(levels: int, sigma_min: float, sigma_max: float) -> Schedule:
+    """The chain that adds noise only; after step i its std is σ_i, geometric.
+
+    Raises ValueError for levels < 2 and unless 0 < sigma_min < sigma_max.
+
+    >>> schedule = variance_exploding(levels=3, sigma_min=0.01, sigma_max=1.0)
+    >>> schedule.noise_process.sigma(schedule.times)
+    tensor([0.0000, 0.0100, 0.1000, 1.0000], dtype=torch.float64)
+    """
+    check_whole("levels", levels, least=2)
+    check_positive("sigma_min", sigma_min)
+    check_positive("sigma_max", sigma_max)
+    if sigma_min >= sigma_max:
+        raise ValueError(
+            f"sigma_min must be below sigma_max, got sigma_min={sigma_min} and "
+            f"sigma_max={sigma_max}"
+        )
+    noise = VarianceExploding(sigma_min, sigma_max)
+    i = torch.arange(levels, dtype=torch.float64) / (levels - 1)
+    sigma = torch.cat([torch.zeros(1).double(), sigma_min * (sigma_max / sigma_min) ** i])
+    times = noise.curve.time_of(sigma)
+    s = ((sigma[1:] - sigma[:-1]) * (sigma[1:] + sigma[:-1])).sqrt()
+    return Schedule(
+        times=times,
+        k=torch.ones_like(s),
+        h=times.diff(),
+        s=s,
+        e=s.square(),
+        b=s.clone(),
+        e_ode=sigma[1:] * (sigma[1:] - sigma[:-1]),
+        noise_process=noise,
+    )
+
+
+class RescaledNoisePrediction(nn.Module):
+    """The score −ε(x/√(1 + σ²), t)/σ of a network ε that predicts the noise.
+
+    Blurred data has a variance of about 1 + σ²; rescaled, the network sees the same size of x at
+    every noise level (Karras et al. 2022 call the factor c_in).
+    """
+
+    def __init__(self, net: nn.Module, noise_process: NoiseProcess) -> None:
+        super().__init__()
+        self.net = net
+        self.noise_process = noise_process
+        self.takes_many_times = getattr(net, "takes_many_times", False)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The score at x (B, *shape) and t > 0, 0-d or of leading axes of x."""
+        sigma = self.noise_process.sigma(t)
+        sigma = sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
+        return -self.net(x / (1 + sigma.square()).sqrt(), t) / sigma
+
+
+class NCSN(Process):
+    """One score network for all noise levels, sampled by annealed Langevin dynamics.
+
+    score: a callable (x (B, *shape), t 0-d) -> (B, *shape), the score of the data blurred to the
+        level that `schedule` has at t. Modules are held, not copied, and trained.
+    levels, sigma_min, sigma_max: L noise levels σ_1 < … < σ_L in constant ratio. sigma_min should
+        be a little below the finest width of the data, sigma_max about as large as its largest
+        distance (Song and Ermon 2020, technique 1).
+    langevin_steps: K, steps a level. langevin_step: a step of level i is ε_i = langevin_step · σ_i²
+        long; below 2, or the walk runs away.
+
+    A sample costs `evaluations` = L K + 1 network evaluations.
+
+    >>> _ = torch.manual_seed(0)
+    >>> model = NCSN.mlp(levels=10, langevin_steps=5)
+    >>> len(model.sample(5, seed=0)), len(model.encode(torch.randn(3, 2), seed=0))
+    (11, 11)
+    """
+
+    shape: tuple[int, ...] = (2,)
+    """Of one particle, where `sample` is not told."""
+
+    def __init__(
+        self,
+        score: Field,
+        levels: int,
+        sigma_min: float = 6e-3,
+        sigma_max: float = 4.0,
+        langevin_steps: int = 10,
+        langevin_step: float = 0.2,
+    ) -> None:
+        super().__init__()
+        _check_callable("score", score)
+        check_whole("langevin_steps", langevin_steps)
+        check_positive("langevin_step", langevin_step)
+        if langevin_step >= 2:
+            raise ValueError(f"langevin_step must be below 2 to be stable, got {langevin_step}")
+        self.score = score
+        self.schedule = variance_exploding(levels, sigma_min, sigma_max)
+        self.langevin_steps = langevin_steps
+        self.langevin_step = langevin_step
+
+    @classmethod
+    def mlp(
+        cls,
+        levels: int = 10,
+        sigma_min: float = 6e-3,
+        sigma_max: float = 4.0,
+        dim: int = 2,
+        hidden: int = 128,
+        **options: Any,
+    ) -> NCSN:
+        """The model of this course for points in ℝ^dim: one MLP that predicts the noise.
+
+        options: langevin_steps and langevin_step.
+        """
+        noise = variance_exploding(levels, sigma_min, sigma_max).noise_process
+        score = RescaledNoisePrediction(MLP(dim, hidden), noise)
+        model = cls(score, levels, sigma_min, sigma_max, **options)
+        model.shape = (dim,)
+        return model
+
+    @property
+    def sigmas(self) -> Tensor:
+        """σ_0 = 0 (the data itself), then the noise levels, rising; (L + 1,) float64."""
+        return self.schedule.noise_process.sigma(self.schedule.times)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one sample: K a level and one to denoise."""
+        return self.schedule.steps * self.langevin_steps + 1
+
+    # The objective -------------------------------------------------------------------------------
+
+    def bound(self, x: Tensor) -> Tensor:
+        """Raises NotImplementedError: annealed Langevin dynamics has no tractable likelihood."""
+        raise NotImplementedError(
+            "NCSN has no bound on −log p: it is trained by denoising score matching and sampled by "
+            "Langevin dynamics, and neither says how likely a given x is; compare samples instead"
+        )
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Denoising score matching at all levels, weighted by λ(σ) = σ² (Song and Ermon 2019).
+
+            1/L Σ_i σ_i² ½ E‖s(x_0 + σ_i ε, t_i) + ε/σ_i‖² = 1/L Σ_i ½ E‖σ_i s + ε‖²,  0-d
+
+        so that every level weighs the same. No unit, and no bound on anything: it falls from d/2
+        towards the error that even the exact score makes. x: (B, *shape). Every particle visits one
+        level, drawn in equal shares.
+        """
+        self._check_data(x)
+        levels = self.schedule.steps
+        # The order is drawn, for x may be sorted; particles return if there are fewer than levels.
+        copies = -(-levels // len(x))
+        order = torch.randperm(copies * len(x), device=x.device) % len(x)
+        x_0 = x[order[: len(order) // levels * levels]].unflatten(0, (levels, -1))
+        sigma = self.sigmas[1:].to(x).reshape(-1, *[1] * x.ndim)
+        epsilon = torch.randn_like(x_0)
+        error = sigma * self._scores(x_0 + sigma * epsilon).to(x) + epsilon
+        return 0.5 * error.square().flatten(2).sum(2).mean()
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """The score of x (L, m, *shape), row i at level i + 1."""
+        times = self.schedule.times[1:].to(x)
+        if getattr(self.score, "takes_many_times", False):
+            return self.score(x, times.reshape(-1, *[1] * (x.ndim - 2)))
+        return torch.stack([score_at(self.score, x[i], t) for i, t in enumerate(times)])
+
+    def _check_data(self, x: Tensor) -> None:
+        check_particles(x)
+        ours = {p.dtype for p in self.parameters()}
+        if ours and x.dtype not in ours:
+            raise ValueError(
+                f"x must be {', '.join(map(str, ours))} like the model's network, got {x.dtype}; "
+                "convert it with x.float() or x.double(), or the model with model.double()"
+            )
+
+    # The particles -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
+        """Blur data x (B, *shape) level by level: x_i = x_{i−1} + √(σ_i² − σ_{i−1}²) z_i.
+
+        One Brownian path a particle, so that state i is x + σ_i ε with one more bit of noise than
+        state i − 1, not fresh noise.
+        """
+        self._check_data(x)
+        generator = generator_for(seed, x.device)
+        states = [x]
+        for s in self.schedule.s:
+            z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            states.append(states[-1] + float(s) * z)
+        return Trajectory(self.schedule.times.to(x), torch.stack(states))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, seed: int | None = None, shape: tuple[int, ...] | None = None
+    ) -> Trajectory:
+        """Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1), n particles of `shape`.
+
+        Drawn from N(0, (1 + σ_L²) I), then K steps at each level from σ_L to σ_1. State i is what
+        level i left behind, state 0 that of level 1 denoised by Tweedie's formula,
+        x + σ_1² s(x, t_1) (Song and Ermon 2020 do so too), so state i is like that of `encode`.
+        """
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+        like = next(self.parameters(), torch.empty(0))
+        generator = generator_for(seed, like.device)
+        times, sigmas = self.schedule.times.to(like), self.sigmas.tolist()
+        size = (int(n), *(self.shape if shape is None else shape))
+        x = torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
+        x = (1 + sigmas[-1] ** 2) ** 0.5 * x
+        states = []
+        for i in range(self.schedule.steps, 0, -1):
+            for _ in range(self.langevin_steps):
+                step = self.langevin_step * sigmas[i] ** 2
+                x = langevin_step(self.score, x, step, times[i], generator)
+            states.append(x)
+        states.append(x + sigmas[1] ** 2 * score_at(self.score, x, times[1]))
+        return Trajectory(times, torch.stack(states[::-1]))
+
+
+def _check_callable(name: str, field: Field) -> None:
+    if not callable(field):
+        raise ValueError(f"{name} must be callable as {name}(x, t), got {field!r}")
