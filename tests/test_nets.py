@@ -1,16 +1,16 @@
-"""The MLP and the score it predicts."""
+"""The networks, and the score they predict."""
 
 import pytest
 import torch
 
 from diffflow_edu import Schedule
-from diffflow_edu.nets import MLP, NoisePrediction
+from diffflow_edu.nets import MLP, NoisePrediction, ResidualMLP
 
 
-@pytest.fixture
-def net():
+@pytest.fixture(params=[MLP, ResidualMLP])
+def net(request):
     torch.manual_seed(0)
-    return MLP(dim=3, hidden=16)
+    return request.param(dim=3, hidden=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -36,8 +36,9 @@ def test_the_time_embedding_is_computed_once_for_a_batch(net):
     assert seen == [(3 * 16,)]
 
 
-def test_a_net_initialised_at_zero_is_the_zero_field_and_still_learns():
-    net = MLP(zero_init=True)
+@pytest.mark.parametrize("kind", [MLP, ResidualMLP])
+def test_a_net_initialised_at_zero_is_the_zero_field_and_still_learns(kind):
+    net = kind(dim=2, zero_init=True)
     out = net(torch.randn(5, 2), torch.tensor(0.3))
     assert not out.any()
     (out - 1).square().sum().backward()
@@ -66,3 +67,24 @@ def test_a_predicted_noise_becomes_a_score_over_minus_sigma(net):
 def test_particles_of_another_dimension_are_named(net):
     with pytest.raises(ValueError, match=r"x must have 3 numbers a particle, got shape \(5, 2\)"):
         net(torch.randn(5, 2), torch.tensor(0.3))
+
+
+def test_the_residual_net_sees_rows_whose_spread_differs_a_hundredfold():
+    """.01 and .02 differ by more than .1 somewhere in its first layer, as 1 and 2 do."""
+    torch.manual_seed(0)
+    net, t = ResidualMLP(dim=3), torch.tensor(0.3)
+    seen = []
+    net.norms[0].register_forward_hook(lambda module, inputs, out: seen.append(inputs[0]))
+    x = torch.randn(50, 3)
+    for scale in (0.01, 0.02, 1.0, 2.0):
+        net(scale * x, t)
+    small, large = ((b - a).abs().amax(-1).mean() for a, b in (seen[:2], seen[2:]))
+    assert small > 0.1 and large > 0.1
+
+
+def test_the_time_turns_the_magnifications_of_the_residual_net():
+    net = ResidualMLP(dim=1, hidden=4)
+    x, t = torch.ones(1, 1), torch.tensor(0.3)
+    before = net(x, t)
+    net.gain.weight.data.fill_(0.1)
+    assert not torch.allclose(net(x, t), before, atol=1e-3)
