@@ -5,6 +5,13 @@
 False
 """
 
+from diffflow_edu.exercises.flows import (
+    check_coupling_inverse,
+    check_coupling_log_det,
+    check_flow_log_prob,
+    check_least_leak,
+    check_log_p_rate,
+)
 from diffflow_edu.exercises.start_here import check_data_side, check_gap, check_leak
 from diffflow_edu.exercises.two_sdes import (
     check_backward_noise,
@@ -15,10 +22,15 @@ from diffflow_edu.exercises.two_sdes import (
 
 __all__ = [
     "check_backward_noise",
+    "check_coupling_inverse",
+    "check_coupling_log_det",
     "check_data_side",
+    "check_flow_log_prob",
     "check_forward_step",
     "check_gap",
     "check_leak",
+    "check_least_leak",
     "check_log_constant",
+    "check_log_p_rate",
     "check_path_bound",
 ]

@@ -32,8 +32,9 @@ LARGEST_LOG_SCALE = 3.0
 class Conditioner(nn.Module):
     """The network inside a layer: from the half that stays, the other half's scale and shift.
 
-    Two GELU layers. The last layer starts at zero, so that every flow starts as the identity. It
-    has no Fourier features, which serve the scores so well: here they made training explode.
+    Two GELU layers. The last layer starts at zero, so that every flow starts as the identity. No
+    Fourier features, which serve the scores so well: in 60 CPU-s on the rings a flow of 8 layers
+    was no better for them, and one of 16 exploded.
 
     x: (B, stays). Returns log scale and shift, (B, moves) each.
     """

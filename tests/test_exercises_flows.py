@@ -1,0 +1,163 @@
+"""Exercises of notebook 01: the solution passes, a planted slip is told what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diffflow_edu import exercises
+
+
+def normal(z):
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+
+def flow_log_prob(z, log_dets):
+    return normal(z) + log_dets.sum(0)
+
+
+def coupling_inverse(y_1, y_2, s, t):
+    return torch.cat([y_1, (y_2 - t(y_1)) / s(y_1).exp()], 1)
+
+
+def back(second):
+    """A wrong inverse whose x₂ is second(y₁, y₂, s, t)."""
+    return lambda y_1, y_2, s, t: torch.cat([y_1, second(y_1, y_2, s, t)], 1)
+
+
+def log_p_rate(f, x):
+    x = x.requires_grad_()
+    total = 0
+    for i, f_i in enumerate(f(x).unbind(1)):
+        total = total - torch.autograd.grad(f_i.sum(), x, retain_graph=True)[0][:, i]
+    return total
+
+
+def whole_jacobian(f, x):
+    x = x.requires_grad_()
+    return torch.autograd.grad(f(x).sum(), x)[0].sum(1)
+
+
+def jacobians(f, x):
+    return torch.func.vmap(torch.func.jacrev(lambda row: f(row[None])[0]))(x)
+
+
+def least_leak(D, L):
+    return math.erf(D / (2 * L) / math.sqrt(2))
+
+
+def phi(value):
+    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
+
+
+SOLUTIONS = {
+    "check_flow_log_prob": flow_log_prob,
+    "check_coupling_inverse": coupling_inverse,
+    "check_coupling_log_det": lambda x_1, s: s(x_1).sum(dim=1),
+    "check_log_p_rate": log_p_rate,
+    "check_least_leak": least_leak,
+}
+P, B, D, R, Q = SOLUTIONS  # the five checks, in this order
+PLANTED = [
+    (P, lambda z, dets: None, "it returned None"),
+    (P, lambda z, dets: normal(z) - dets.sum(0), "the determinants have the wrong sign"),
+    (P, lambda z, dets: normal(z), "The determinants are missing"),
+    (P, lambda z, dets: -flow_log_prob(z, dets), "this is −log p, the loss"),
+    (P, lambda z, dets: -z.square().sum(1) / 2 + dets.sum(0), "the constant of N(0, I) is missing"),
+    (
+        P,
+        lambda z, dets: -z.square().sum(1) / 2 - math.log(2 * math.pi) / 2 + dets.sum(0),
+        "once for each of the d coordinates",
+    ),
+    (P, lambda z, dets: normal(z) + dets.mean(0), "summed, not averaged"),
+    (P, lambda z, dets: normal(z) + dets.sum(), "each particle has its own determinants"),
+    (P, lambda z, dets: normal(z) + dets[-1], "only the last step is counted"),
+    (P, lambda z, dets: normal(z) + dets.prod(0), "sum, not product"),
+    (P, lambda z, dets: flow_log_prob(z, dets).mean(), "keep the B particles apart"),
+    (B, lambda y_1, y_2, s, t: None, "it returned None"),
+    (B, back(lambda a, b, s, t: b / s(a).exp() - t(a)), "the shift comes off first"),
+    (B, back(lambda a, b, s, t: (b - t(a)) * s(a).exp()), "the scale must be undone"),
+    (B, back(lambda a, b, s, t: (b - t(a)) / s(a)), "scaled by e^s, not by s"),
+    (B, back(lambda a, b, s, t: (b + t(a)) / s(a).exp()), "the shift has the wrong sign"),
+    (B, back(lambda a, b, s, t: b * s(a).exp() + t(a)), "the layer itself, forward"),
+    (B, back(lambda a, b, s, t: (b - t(b)) / s(b).exp()), "they never saw y₂"),
+    (B, lambda a, b, s, t: (b - t(a)) / s(a).exp(), "this is x₂ alone"),
+    (B, lambda a, b, s, t: torch.cat([(b - t(a)) / s(a).exp(), a], 1), "have changed places"),
+    (D, lambda x_1, s: None, "it returned None"),
+    (D, lambda x_1, s: s(x_1).exp().sum(1), "without the exp"),
+    (D, lambda x_1, s: s(x_1).exp().prod(1), "this is the determinant"),
+    (D, lambda x_1, s: -s(x_1).sum(1), "the log-det of the inverse"),
+    (D, lambda x_1, s: s(x_1).mean(1), "each is stretched"),
+    (D, lambda x_1, s: s(x_1).prod(1), "sum, not product"),
+    (D, lambda x_1, s: s(x_1).abs().sum(1), "may be negative, where space shrinks"),
+    (D, lambda x_1, s: s(x_1).sum(0), "not over the particles"),
+    (D, lambda x_1, s: s(x_1).sum(), "one number per particle"),
+    (D, lambda x_1, s: s(x_1), "one number per coordinate so far"),
+    (R, lambda f, x: None, "it returned None"),
+    (R, lambda f, x: -log_p_rate(f, x), "where the flow spreads (tr > 0), the density falls"),
+    (R, lambda f, x: -whole_jacobian(f, x), "Take each f_i alone"),
+    (R, whole_jacobian, "this sums the whole Jacobian, and the sign is turned"),
+    (R, lambda f, x: -torch.linalg.det(jacobians(f, x)), "an infinitesimal step needs the trace"),
+    (R, lambda f, x: -jacobians(f, x).det().abs().log(), "f is a velocity here"),
+    (R, lambda f, x: -jacobians(f, x)[:, 0, 0], "only the first coordinate"),
+    (R, lambda f, x: -jacobians(f, x).diagonal(0, 1, 2), "this is the diagonal: sum it"),
+    (R, lambda f, x: -f(x).sum(1), "this sums f itself"),
+    (Q, lambda D, L: None, "it returned None"),
+    (Q, lambda D, L: 2 * phi(D / L) - 1, "D/L wide in all, from −D/2L to D/2L"),
+    (Q, lambda D, L: phi(D / L) - 0.5, "gives one mode more than the other"),
+    (Q, lambda D, L: phi(D / L / 2) - 0.5, "the other half leaks as well"),
+    (Q, lambda D, L: phi(D / L / 2), "subtract what lies left of −D/2L"),
+    (Q, lambda D, L: 2 - 2 * phi(D / L / 2), "what leaks is the rest"),
+    (Q, lambda D, L: 2 * phi(D * L / 2) - 1, "the gap *before* it is D/L"),
+    (Q, lambda D, L: D / L / math.sqrt(2 * math.pi), "right for large L only"),
+    (Q, lambda D, L: math.erf(D / (2 * L)), "erf has its own unit"),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), SOLUTIONS.items(), ids=list(SOLUTIONS))
+def test_the_solution_passes(check, answer, capsys):
+    assert getattr(exercises, check)(answer) is True
+    assert capsys.readouterr().out.startswith("✓ ")
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong", "words"), PLANTED, ids=[f"{c[6:]}: {w}" for c, _, w in PLANTED]
+)
+def test_a_planted_wrong_answer_is_recognised(check, wrong, words, capsys):
+    assert getattr(exercises, check)(wrong) is False
+    printed = capsys.readouterr().out
+    assert printed.startswith("✗ ") and words in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("check", SOLUTIONS)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda *case: 1 / 0, "your function raised ZeroDivisionError"),
+        (lambda: 0.0, "your function raised TypeError"),
+        (lambda *case: torch.zeros(3, 1, 7), "it returned shape (3, 1, 7); expected ("),
+        (lambda *case: math.nan * SOLUTIONS["check_least_leak"](1.0, 2.0), "it returned"),
+        (None, "pass the function itself"),
+    ],
+    ids=["raises", "signature", "shape", "NaN", "no function"],
+)
+def test_an_answer_of_no_use_is_told_so_and_raises_nothing(check, answer, words, capsys):
+    assert getattr(exercises, check)(answer) is False
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check", SOLUTIONS)
+def test_an_unknown_wrong_answer_is_told_how_far_off_it_is(check, capsys):
+    solution = SOLUTIONS[check]
+    assert getattr(exercises, check)(lambda *case: solution(*case) + 0.25) is False
+    assert "off by up to 0.25" in capsys.readouterr().out
+
+
+def test_the_least_leak_is_what_a_linear_map_between_two_modes_leaks():
+    # The bound is reached in one dimension: x = Lz leaks what falls between −D/2 and D/2.
+    z = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    leaked = (3.0 * z).abs() < 0.5
+    assert leaked.double().mean().item() == pytest.approx(least_leak(1.0, 3.0), abs=0.003)
