@@ -12,6 +12,12 @@ from diffflow_edu.exercises.flows import (
     check_least_leak,
     check_log_p_rate,
 )
+from diffflow_edu.exercises.scores import (
+    check_denoising_loss,
+    check_gaussian_score,
+    check_langevin_step,
+    check_noise_levels,
+)
 from diffflow_edu.exercises.start_here import check_data_side, check_gap, check_leak
 from diffflow_edu.exercises.two_sdes import (
     check_backward_noise,
@@ -25,12 +31,16 @@ __all__ = [
     "check_coupling_inverse",
     "check_coupling_log_det",
     "check_data_side",
+    "check_denoising_loss",
     "check_flow_log_prob",
     "check_forward_step",
     "check_gap",
+    "check_gaussian_score",
+    "check_langevin_step",
     "check_leak",
     "check_least_leak",
     "check_log_constant",
     "check_log_p_rate",
+    "check_noise_levels",
     "check_path_bound",
 ]
