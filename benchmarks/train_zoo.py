@@ -5,13 +5,15 @@
 
 Each model trains on one CPU thread from seed 0. DiffFlow and DDPM get about the same CPU seconds
 (a DDPM step is cheaper, so DDPM takes more of them) and the same number of parameters: two nets of
-width 128, or one of width 192. Every file's card holds the recipe, command, commit, machine and
-measurements; `python benchmarks/train_zoo.py --table` prints them all.
+width 128, or one of width 192. The flows and NCSN are of about that size too, and train somewhat
+shorter; `benchmarks/toy.py` compares all of them at equal cost. Every file's card holds the recipe,
+command, commit, machine and measurements; `python benchmarks/train_zoo.py --table` prints them all.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import subprocess
@@ -21,16 +23,32 @@ from typing import Any
 
 import torch
 
-from diffflow_edu import fit, metrics, toy, zoo
+from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
 
 DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
 STEPS = (5, 10, 30)
+CHAINS = [f"{k}/{d}/{n}" for d in DENSITIES for k in ("diffflow", "ddpm") for n in STEPS]
+CHAINS += [f"{k}/eight_gaussians/30" for k in ("diffflow", "ddpm")]
+OTHERS = [
+    f"{kind}/{density}/{steps}"
+    for density in ("olympic_rings", "checkerboard", "rotated_gaussian")
+    for kind, steps in (("coupling", 8), ("cnf", 30), ("ncsn", 30))
+]
+EVERYTHING = CHAINS + OTHERS
 SEED = 0
 
 
 def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
     """Grid, networks and training of one model. The smallest noise scales with the data's width."""
     width = data_width(density)
+    if kind in MODELS:
+        model, training = MODELS[kind](steps, width)
+        return {
+            "kind": kind,
+            "density": density.name,
+            "model": model,
+            "training": {**training, "seed": SEED},
+        }
     if kind == "ddpm":
         r_min, r_max = {5: (1.65 * width, 1.5), 10: (width, 2.0), 30: (width, 4.0)}[steps]
         schedule = ("log_snr", {"steps": steps, "r_min": r_min, "r_max": r_max})
@@ -41,6 +59,10 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
     else:
         schedule = ("geometric", {"steps": steps, "s_min": 1.3 * width, "s_max": 0.3})
         training = {"steps": {5: 7500, 10: 4500}[steps], "batch_size": 500, "warm_start": 0}
+    if density.name == "eight_gaussians":  # easy
+        training = {
+            name: value if name == "batch_size" else value // 3 for name, value in training.items()
+        }
     return {
         "kind": kind,
         "density": density.name,
@@ -49,6 +71,32 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
         "learn_backward_std": kind == "diffflow" and steps == 30,
         "training": {**training, "lr": 5e-3, "seed": SEED},
     }
+
+
+def coupling(layers: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and training of a coupling flow."""
+    return {"layers": layers}, {"steps": 18_000, "batch_size": 512, "lr": 5e-3}
+
+
+def cnf(frames: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and training of a continuous flow."""
+    return {"hidden": 192, "frames": frames}, {"steps": 1500, "batch_size": 512, "lr": 5e-3}
+
+
+def ncsn(levels: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and training of a noise-conditional score network, 301 evaluations a sample."""
+    model = {
+        "levels": levels,
+        "sigma_min": 0.8 * width,
+        "sigma_max": 4.0,
+        "hidden": 192,
+        "langevin_steps": 10,
+        "langevin_step": 0.5,
+    }
+    return model, {"steps": 20_000, "batch_size": 1000, "lr": 1e-2}
+
+
+MODELS = {"coupling": coupling, "cnf": cnf, "ncsn": ncsn}
 
 
 def data_width(density: toy.Density) -> float:
@@ -65,7 +113,8 @@ def train(name: str, commit: str) -> dict[str, Any]:
     torch.manual_seed(SEED)
     model = zoo.build(plan)
     history = fit(model, density, **plan["training"])
-    model.calibrate(density.sample(50_000, seed=SEED + 1))
+    if isinstance(model, DiffFlow):
+        model.calibrate(density.sample(50_000, seed=SEED + 1))
     measured = metrics.evaluate(model, density, n=10_000, seed=SEED)
     card = {
         "recipe": plan,
@@ -74,7 +123,8 @@ def train(name: str, commit: str) -> dict[str, Any]:
         "machine": machine(),
         "seconds": round(history.seconds[-1], 1),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "metrics": measured,
+        # JSON has no NaN: what a model does not have, such as NCSN a bound, is null.
+        "metrics": {k: v if math.isfinite(v) else None for k, v in measured.items()},
     }
     zoo.FOLDER.mkdir(exist_ok=True)
     zoo.save_model(zoo.FOLDER / f"{kind}-{density_name}-{steps}.safetensors", model, card)
@@ -99,8 +149,9 @@ def current_commit() -> str:
 def row(name: str, card: dict[str, Any]) -> str:
     """One line of the table."""
     m = card["metrics"]
+    bound, gap = (math.nan if m[what] is None else m[what] for what in ("bound", "gap"))
     return (
-        f"{name:32s} bound {m['bound']:7.3f}  gap {m['gap']:6.3f}  leak {m['leak']:7.2%}  "
+        f"{name:32s} bound {bound:7.3f}  gap {gap:6.3f}  leak {m['leak']:7.2%}  "
         f"sliced W2 {m['sliced_w2']:.3f} (floor {m['sliced_w2_floor']:.3f})  "
         f"{card['seconds']:4.0f} s"
     )
@@ -108,7 +159,6 @@ def row(name: str, card: dict[str, Any]) -> str:
 
 def main() -> None:
     """Train what is asked for, at most --jobs models at a time."""
-    everything = [f"{k}/{d}/{n}" for d in DENSITIES for k in zoo.KINDS for n in STEPS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="such as diffflow/olympic_rings/10")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
@@ -116,9 +166,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the cards and train nothing")
     options = parser.parse_args()
     for name in options.names:
-        if name not in everything:
-            parser.error(f"unknown model {name}; there are {', '.join(everything)}")
-    names = options.names or everything
+        if name not in EVERYTHING:
+            parser.error(f"unknown model {name}; there are {', '.join(EVERYTHING)}")
+    names = options.names or EVERYTHING
 
     if options.table:
         for name in zoo.names():

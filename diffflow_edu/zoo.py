@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from diffflow_edu.processes import DDPM, DiffFlow
+from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.cnf import CNF
+from diffflow_edu.processes.coupling import CouplingFlow
+from diffflow_edu.processes.ddpm import DDPM
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.processes.langevin import NCSN
 from diffflow_edu.schedules import Schedule, check_whole
 
 FOLDER = Path(__file__).parent / "weights"
-KINDS = {"diffflow": DiffFlow, "ddpm": DDPM}
+KINDS: dict[str, Callable[..., Process]] = {
+    "diffflow": DiffFlow.mlp,
+    "ddpm": DDPM.mlp,
+    "coupling": CouplingFlow,
+    "cnf": CNF.mlp,
+    "ncsn": NCSN.mlp,
+}
 
 
 class WeightsError(ValueError):
@@ -24,6 +36,10 @@ class WeightsError(ValueError):
 def names() -> list[str]:
     """The weights at hand, as "kind/density/N".
 
+    N counts the steps of a trajectory: of the chain for "diffflow" and "ddpm", layers of a
+    "coupling" flow, frames of a "cnf" (its solver chooses its own steps), noise levels of an
+    "ncsn".
+
     >>> "diffflow/olympic_rings/30" in names()
     True
     """
@@ -31,20 +47,26 @@ def names() -> list[str]:
     return ["/".join(key) for key in sorted(keys, key=lambda k: (k[0], k[1], int(k[2])))]
 
 
-def build(recipe: dict[str, Any]) -> DiffFlow:
-    """An untrained model from its recipe: kind, schedule (constructor and arguments), hidden."""
+def build(recipe: dict[str, Any]) -> Process:
+    """An untrained model from its recipe: kind, and the arguments of its constructor.
+
+    The chains have "schedule" (constructor and arguments), "hidden" and "learn_backward_std";
+    the others have "model", a dict.
+    """
+    make = KINDS[recipe["kind"]]
+    if "model" in recipe:
+        return make(**recipe["model"])
     constructor, arguments = recipe["schedule"]
     schedule = getattr(Schedule, constructor)(**arguments)
-    return KINDS[recipe["kind"]].mlp(
-        schedule, hidden=recipe["hidden"], learn_backward_std=recipe["learn_backward_std"]
-    )
+    return make(schedule, hidden=recipe["hidden"], learn_backward_std=recipe["learn_backward_std"])
 
 
-def pretrained(kind: str, density: str, steps: int | None = None) -> DiffFlow:
+def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     """A trained model, in eval mode.
 
-    kind: "diffflow" or "ddpm". density: a name of `toy.names()`. steps: N; by default the
-    largest there is. Its `card` says how it was made and what it measured.
+    kind: "diffflow", "ddpm", "coupling", "cnf" or "ncsn". density: a name of `toy.names()`.
+    steps: N, see `names`; by default the largest there is. Its `card` says how it was made and
+    what it measured, with None for what the kind does not have, such as a bound of "ncsn".
 
     Raises ValueError for a name that is not there, naming the nearest, and WeightsError for a
     file that cannot be read.
@@ -63,7 +85,7 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> DiffFlow:
 pretrained.names = names
 
 
-def save_model(path: Path, model: DiffFlow, card: dict[str, Any]) -> None:
+def save_model(path: Path, model: Process, card: dict[str, Any]) -> None:
     """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing."""
     temporary = path.with_name(path.name + ".part")
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -71,7 +93,7 @@ def save_model(path: Path, model: DiffFlow, card: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> DiffFlow:
+def load(path: Path) -> Process:
     """The model in a safetensors file written by `save_model`, in eval mode."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from diffflow_edu import DDPM, DiffFlow, Schedule, pretrained, zoo
+from diffflow_edu import CNF, DDPM, CouplingFlow, DiffFlow, Schedule, pretrained, zoo
+from diffflow_edu.processes import NCSN
 
 KINDS = ("diffflow", "ddpm")
 DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
@@ -121,6 +122,37 @@ def test_names_come_in_order_of_length(saved):
     for steps in (10, 5):
         zoo.save_model(path.with_name(f"diffflow-ring-{steps}.safetensors"), model, {})
     assert zoo.names() == ["diffflow/ring/3", "diffflow/ring/5", "diffflow/ring/10"]
+
+
+OTHER_RECIPES = {
+    CouplingFlow: {"kind": "coupling", "model": {"dim": 2, "layers": 3, "hidden": 8}},
+    CNF: {"kind": "cnf", "model": {"hidden": 8, "frames": 3, "kinetic": 0.1}},
+    NCSN: {"kind": "ncsn", "model": {"levels": 3, "hidden": 8, "langevin_step": 0.3}},
+}
+
+
+@pytest.mark.parametrize("made", OTHER_RECIPES, ids=lambda made: made.__name__)
+def test_every_other_kind_is_built_from_its_arguments_and_comes_back(made, tmp_path):
+    plan = OTHER_RECIPES[made]
+    torch.manual_seed(0)
+    model = zoo.build(plan).eval()
+    assert type(model) is made
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+    path = tmp_path / f"{plan['kind']}-ring-3.safetensors"
+    zoo.save_model(path, model, {"recipe": plan})
+    again = zoo.load(path)
+    assert type(again) is made and len(again.sample(5, seed=1)) == 4
+    assert torch.equal(again.sample(5, seed=1).states, model.sample(5, seed=1).states)
+    assert all(again.card["recipe"]["model"][k] == v for k, v in plan["model"].items())
+
+
+def test_a_recipe_of_an_unknown_kind_is_named_as_of_another_version(saved):
+    model, path = saved
+    zoo.save_model(path, model, {"recipe": {"kind": "glow", "model": {}}})
+    with pytest.raises(zoo.WeightsError, match="'glow'.*of another version"):
+        zoo.load(path)
 
 
 def test_a_recipe_names_a_schedule_and_a_kind():
