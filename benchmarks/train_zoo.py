@@ -75,12 +75,13 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
 
 def coupling(layers: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and training of a coupling flow."""
-    return {"layers": layers}, {"steps": 18_000, "batch_size": 512, "lr": 5e-3}
+    return {"layers": layers, "hidden": 104}, {"steps": 18_000, "batch_size": 512, "lr": 2e-3}
 
 
 def cnf(frames: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and training of a continuous flow."""
-    return {"hidden": 192, "frames": frames}, {"steps": 1500, "batch_size": 512, "lr": 5e-3}
+    model = {"hidden": 192, "frames": frames, "train_steps": 4}
+    return model, {"steps": 1100, "batch_size": 512, "lr": 2e-3}
 
 
 def ncsn(levels: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
