@@ -131,7 +131,7 @@ MACHINES = {
     ),
     "cnf": Machine(
         "CNF (FFJORD)",
-        lambda w: {"kind": "cnf", "model": {"hidden": 192, "train_steps": 4}},
+        lambda w: {"kind": "cnf", "model": {"hidden": 192, "frequencies": 3, "train_steps": 4}},
         batch_size=512,
         lr=2e-3,
     ),

@@ -80,7 +80,7 @@ def coupling(layers: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]
 
 def cnf(frames: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and training of a continuous flow."""
-    model = {"hidden": 192, "frames": frames, "train_steps": 4}
+    model = {"hidden": 192, "frequencies": 3, "frames": frames, "train_steps": 4}
     return model, {"steps": 1100, "batch_size": 512, "lr": 2e-3}
 
 
