@@ -6,6 +6,7 @@ and served from a file.
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import tabular as benchmark
 from diffflow_edu import download, fit, tabular, training
 from diffflow_edu.download import DataError
 from diffflow_edu.pickled_frame import read_frame
@@ -699,3 +701,37 @@ def test_the_gaussian_of_an_array_read_in_pieces_is_that_of_the_whole(monkeypatc
 def test_rows_without_a_gaussian_density_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         tabular.Gaussian.of(rows)
+
+
+# The benchmark ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaling", [benchmark.one_scale, benchmark.whitening])
+def test_the_layers_before_the_models_have_the_stated_log_determinant(scaling):
+    x = correlated(n=50).double()
+    layer = scaling(tabular.Gaussian.of(x))
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer.layer(v[None])[0], x[0])
+    assert layer.log_det == pytest.approx(jacobian.det().abs().log().item(), abs=1e-10)
+
+
+def test_early_stopping_keeps_the_best_weights_and_ends_when_patience_is_over():
+    """The mean wanders past the truth, 0: the best look is the third, two later training ends."""
+    model, rows = Shift(2), torch.zeros(10, 2)
+    looks = benchmark.EarlyStopping(model, rows, patience=2)
+    means = iter([2.0, 1.0, 0.5, 3.0, 4.0])
+    with pytest.raises(benchmark.EnoughError):
+        for step in range(5):
+            model.mean.data.fill_(next(means))
+            looks(step, model)
+    assert looks.curve == [4.0, 1.0, 0.25, 9.0, 16.0]
+    assert looks.weights["mean"].tolist() == [0.5, 0.5]
+
+
+def test_the_results_of_the_benchmark_keep_earlier_models_of_a_set(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "tabular.json")
+    measured = {"nats": 1.0, "error": 0.1, "gain": 2.0, "gain_error": 0.1, "rows": 5}
+    for name in ("coupling", "diffflow"):
+        record = {"test": measured, "cpu_seconds": 3}
+        benchmark.write("wine", {"note": "few", "models": {name: record}})
+    text = benchmark.table(json.loads(benchmark.RESULTS.read_text()))
+    assert "coupling" in text and "diffflow" in text and "gain    2.00" in text
