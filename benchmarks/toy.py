@@ -397,6 +397,8 @@ def assemble(folder: Path, seconds: float) -> dict[str, Any]:
             "seconds": seconds,
             "particles": PARTICLES,
             "spread": "half the range over seeds",
+            "machines": sorted({r["on"] for r in records}),
+            "rows": {name: row_title(name) for name in order},
             "units": "nats; sliced_w2 and energy in units of the normalised data; CPU seconds",
         },
         "costs": json.loads((folder / "costs.json").read_text()),
@@ -412,6 +414,16 @@ def all_rows() -> list[str]:
     for name in MACHINES:
         rows += [name, f"{name}-at-{RESPACED}"] if name == "ddpm-linear-1000" else [name]
     return rows
+
+
+def row_title(name: str) -> dict[str, Any]:
+    """What a row of a table is called, and its N: steps, layers or noise levels."""
+    base = name.removesuffix(f"-at-{RESPACED}")
+    last = name.rsplit("-", 1)[-1]
+    title = MACHINES[base].title
+    if base != name:
+        title += f", the net of N = {base.rsplit('-', 1)[-1]}"
+    return {"title": title, "N": int(last) if last.isdigit() else None}
 
 
 def summary(own: list[dict[str, Any]]) -> dict[str, Any]:
@@ -431,7 +443,7 @@ def summary(own: list[dict[str, Any]]) -> dict[str, Any]:
 def floors(runs: set[tuple[str, int]]) -> dict[str, dict[str, float]]:
     """Data against data, the mean over the seeds that were run; and the entropy in nats."""
     found = {}
-    for set_name in SETS:
+    for set_name in (name for name in SETS if name in {run[0] for run in runs}):
         seeds = sorted(seed for name, seed in runs if name == set_name)
         density = toy.load(set_name)
         found[set_name] = {"entropy": density.entropy()}
@@ -440,11 +452,16 @@ def floors(runs: set[tuple[str, int]]) -> dict[str, dict[str, float]]:
             ("energy", metrics.energy_distance),
         ):
             values = [metrics.floor(density, PARTICLES, metric, seed) for seed in seeds]
-            found[set_name][what] = statistics.fmean(values) if values else None
+            found[set_name][what] = statistics.fmean(values)
     return found
 
 
 # The whole ---------------------------------------------------------------------------------------
+
+
+def missing(names: list[str], folder: Path) -> list[str]:
+    """The runs that have left no record yet, in their order."""
+    return [name for name in names if not file_of(folder, name, ".json").exists()]
 
 
 def ensure_costs(folder: Path, names: list[str]) -> None:
@@ -452,9 +469,9 @@ def ensure_costs(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     path = folder / "costs.json"
     known_costs = json.loads(path.read_text()) if path.exists() else {}
-    missing = [name for name in names if name not in known_costs]
-    if missing:
-        write_json(path, known_costs | cost(missing))
+    unknown = [name for name in names if name not in known_costs]
+    if unknown:
+        write_json(path, known_costs | cost(unknown))
 
 
 def main() -> None:
@@ -487,7 +504,7 @@ def main() -> None:
         return
     ensure_costs(folder, options.only)
     names = run_names(options.only, options.sets, options.seeds)
-    waiting = [name for name in names if not file_of(folder, name, ".json").exists()]
+    waiting = missing(names, folder)
     print(f"{len(names) - len(waiting)} runs there, {len(waiting)} to do", flush=True)
     running: list[subprocess.Popen] = []
     command = [sys.executable, "-m", "benchmarks.toy", "--commit", commit]
