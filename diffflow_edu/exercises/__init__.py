@@ -5,6 +5,12 @@
 False
 """
 
+from diffflow_edu.exercises.ddpm import (
+    check_ddim_step,
+    check_gaussian_kl,
+    check_jump,
+    check_reverse_drift,
+)
 from diffflow_edu.exercises.flows import (
     check_coupling_inverse,
     check_coupling_log_det,
@@ -31,11 +37,14 @@ __all__ = [
     "check_coupling_inverse",
     "check_coupling_log_det",
     "check_data_side",
+    "check_ddim_step",
     "check_denoising_loss",
     "check_flow_log_prob",
     "check_forward_step",
     "check_gap",
+    "check_gaussian_kl",
     "check_gaussian_score",
+    "check_jump",
     "check_langevin_step",
     "check_leak",
     "check_least_leak",
@@ -43,4 +52,5 @@ __all__ = [
     "check_log_p_rate",
     "check_noise_levels",
     "check_path_bound",
+    "check_reverse_drift",
 ]

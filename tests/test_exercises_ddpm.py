@@ -1,0 +1,195 @@
+"""Notebook 03's exercises: the solution passes, and every wrong answer is told what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from diffflow_edu import DDPM, Schedule, exercises
+from diffflow_edu.processes.samplers import reverse_sde
+
+
+def jump(x_0, eps, bar):
+    return x_0 * bar**0.5 + eps * (1 - bar) ** 0.5
+
+
+def reverse_drift(x, score, beta):
+    return -beta * (x / 2 + score)
+
+
+def gaussian_kl(m, v, n, w):
+    d = m.shape[1]
+    return (m - n).square().sum(1) / (2 * w) + d / 2 * (v / w - 1 - math.log(v / w))
+
+
+def clean(x, eps, bar):
+    return (x - eps * (1 - bar) ** 0.5) / bar**0.5
+
+
+def ddim_step(x, eps, bar, before):
+    return jump(clean(x, eps, bar), eps, before)
+
+
+SOLUTIONS = {
+    "check_jump": jump,
+    "check_reverse_drift": reverse_drift,
+    "check_gaussian_kl": gaussian_kl,
+    "check_ddim_step": ddim_step,
+}
+
+# (check, wrong answer, words of the message that it must get)
+PLANTED = [
+    ("check_jump", lambda x, e, a: a * x + (1 - a) * e, "the roots are missing"),
+    ("check_jump", lambda x, e, a: a * x + (1 - a) ** 0.5 * e, "by √ᾱ, not by ᾱ"),
+    ("check_jump", lambda x, e, a: a**0.5 * x + (1 - a) * e, "its variance is 1 − ᾱ"),
+    ("check_jump", lambda x, e, a: a**0.5 * x + (1 - a**0.5) * e, "subtract first"),
+    ("check_jump", lambda x, e, a: jump(e, x, a), "have changed places: ᾱ = 1"),
+    ("check_jump", lambda x, e, a: x + (1 - a) ** 0.5 * e, "x_0 does not shrink"),
+    ("check_jump", lambda x, e, a: a**0.5 * x, "the noise is missing"),
+    ("check_reverse_drift", lambda x, s, b: -b / 2 * (x + s), "the probability flow"),
+    ("check_reverse_drift", lambda x, s, b: -b * (x / 2 - s), "the score has the wrong sign"),
+    ("check_reverse_drift", lambda x, s, b: b * (x / 2 + s), "this is the drift's negative"),
+    ("check_reverse_drift", lambda x, s, b: b * x / 2 - b * s, "enters as it is"),
+    ("check_reverse_drift", lambda x, s, b: -b * s, "the forward drift − ½ β x is missing"),
+    ("check_reverse_drift", lambda x, s, b: -b * x / 2, "still the forward drift"),
+    ("check_reverse_drift", lambda x, s, b: -b * (x + s), "with a half"),
+    ("check_reverse_drift", lambda x, s, b: -b * x / 2 - b**0.5 * s, "not by g = √β"),
+    ("check_gaussian_kl", lambda m, v, n, w: gaussian_kl(n, w, m, v), "the other way round"),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: (m - n).square().sum(1) / (2 * w) + (v / w - 1 - math.log(v / w)) / 2,
+        "d is missing: each",
+    ),
+    ("check_gaussian_kl", lambda *case: 2 * gaussian_kl(*case), "too large by 2"),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v, n, w) + m.shape[1] * math.log(v / w),
+        "the log has the wrong sign",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v, n, w) + m.shape[1] / 2,
+        "− d/2 is missing",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v, n, w) + m.shape[1] / 2 * math.log(v / w),
+        "the log of the variances is missing",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v, m, w),
+        "the means are missing",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: (m - n).square().sum(1) / (2 * w),
+        "this is what the means cost",
+    ),
+    ("check_gaussian_kl", lambda *case: gaussian_kl(*case).mean(), "keep the B apart"),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v, n, w) / m.shape[1],
+        "do not average",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: gaussian_kl(m, v**2, n, w**2),
+        "do not square them",
+    ),
+    ("check_ddim_step", lambda x, e, a, b: clean(x, e, a), "this is x̂_0"),
+    ("check_ddim_step", lambda x, e, a, b: b**0.5 * clean(x, e, a), "the noise is missing: at t_i"),
+    ("check_ddim_step", lambda x, e, a, b: x, "you jumped back to where you came from"),
+    ("check_ddim_step", lambda x, e, a, b: ddim_step(x, e, b, a), "have changed places: solve"),
+    (
+        "check_ddim_step",
+        lambda x, e, a, b: clean(x, e, a) + (1 - b) ** 0.5 * e,
+        "x̂_0 must be shrunk",
+    ),
+    (
+        "check_ddim_step",
+        lambda x, e, a, b: jump(x - (1 - a) ** 0.5 * e, e, b),
+        "x̂_0 lacks its 1/√ᾱ",
+    ),
+    ("check_ddim_step", lambda x, e, a, b: jump(clean(x, -e, a), e, b), "not added once more"),
+]
+
+
+@pytest.mark.parametrize(("check", "solution"), SOLUTIONS.items(), ids=list(SOLUTIONS))
+def test_the_solution_passes(check, solution, capsys):
+    assert getattr(exercises, check)(solution) is True
+    assert capsys.readouterr().out.startswith("✓ ")
+
+
+@pytest.mark.parametrize("check", SOLUTIONS)
+def test_a_float32_or_numpy_solution_passes_too(check):
+    # float32 keeps 1e-7 of each number, a hundred times less than the tolerance.
+    solution = SOLUTIONS[check]
+    assert getattr(exercises, check)(lambda *case: torch.as_tensor(solution(*case)).float()) is True
+    assert getattr(exercises, check)(lambda *case: np.asarray(solution(*case))) is True
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong", "words"), PLANTED, ids=[f"{c[6:]}: {w}" for c, _, w in PLANTED]
+)
+def test_a_planted_wrong_answer_is_recognised(check, wrong, words, capsys):
+    assert getattr(exercises, check)(wrong) is False
+    printed = capsys.readouterr().out
+    assert printed.startswith("✗ ") and words in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("check", SOLUTIONS)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda *case: None, "it returned None. Replace the last line of the stub"),
+        (lambda *case: 1 / 0, "your function raised ZeroDivisionError: division by zero"),
+        (lambda *case: torch.zeros(3, 1, 7), "it returned shape (3, 1, 7); expected ("),
+        (lambda *case: math.nan * SOLUTIONS["check_jump"](case[0], case[0], 0.5), "it returned"),
+        (3.0, "pass the function itself"),
+    ],
+    ids=["None", "raises", "shape", "NaN", "a number"],
+)
+def test_an_answer_of_no_use_is_told_so_and_raises_nothing(check, answer, words, capsys):
+    assert getattr(exercises, check)(answer) is False
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check", SOLUTIONS)
+def test_an_unknown_wrong_answer_is_told_how_far_off_it_is(check, capsys):
+    solution = SOLUTIONS[check]
+    assert getattr(exercises, check)(lambda *case: solution(*case) + 0.25) is False
+    assert "off by up to 0.25" in capsys.readouterr().out
+
+
+# The truths of the checks are those of the library and of torch -----------------------------------
+
+
+def test_the_kl_is_that_of_torch():
+    def library(m, v, n, w):
+        first, second = Normal(m, v.sqrt()), Normal(n, w.sqrt())
+        return kl_divergence(Independent(first, 1), Independent(second, 1))
+
+    assert exercises.check_gaussian_kl(library) is True
+
+
+def test_the_ddim_step_and_the_reverse_drift_are_those_of_the_samplers():
+    """One step of the library, its field chosen so that it returns the case's own numbers."""
+    schedule = Schedule.linear_beta(3)
+    sde = schedule.noise_process
+
+    def library_drift(x, score, beta):
+        # At the t where β(t) is beta, of one Euler step of length dt without noise.
+        t = (beta - sde.beta_min) / (sde.beta_max - sde.beta_min)
+        model = DDPM(lambda y, s: score, schedule, prediction="score").double()
+        times = torch.stack([t - 1e-3, t])
+        path = reverse_sde(model, len(x), times=times, shape=x.shape[1:], seed=0)
+        drift = (path.end - path.start) / 1e-3
+        return drift + sde.linear(t) * (x - path.end)  # its x is drawn, the case's is given
+
+    assert exercises.check_reverse_drift(library_drift) is True
