@@ -41,7 +41,7 @@ Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 ARCHIVE = Remote(
     name="data.tar.gz",
-    url="https://zenodo.org/records/1161203/files/data.tar.gz",
+    url="https://zenodo.org/records/1161203/files/data.tar.gz?download=1",
     checksum="md5:9b9c9b0375315ad270eba4ce80c093ab",
     size="817 MB",
 )
