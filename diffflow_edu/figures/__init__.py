@@ -5,6 +5,7 @@ and is passed by the caller. Time runs from data (left) to noise (right).
 """
 
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
+from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
@@ -13,6 +14,7 @@ __all__ = [
     "MODELS",
     "MODES",
     "alt_text",
+    "cell_areas",
     "density_map",
     "film_strip",
     "gallery",
@@ -20,6 +22,8 @@ __all__ = [
     "particle_colors",
     "paths",
     "samples_against_truth",
+    "square_grid",
     "style",
     "view_square",
+    "warped_grids",
 ]
