@@ -4,6 +4,7 @@ Every function returns a matplotlib Figure and never calls ``plt.show``; a title
 and is passed by the caller. Time runs from data (left) to noise (right).
 """
 
+from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
@@ -14,11 +15,13 @@ __all__ = [
     "MODELS",
     "MODES",
     "alt_text",
+    "bound_bars",
     "cell_areas",
     "density_map",
     "film_strip",
     "gallery",
     "loss_curve",
+    "magnifier",
     "particle_colors",
     "paths",
     "samples_against_truth",
