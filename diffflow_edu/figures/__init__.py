@@ -7,6 +7,7 @@ and is passed by the caller. Time runs from data (left) to noise (right).
 from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
+from diffflow_edu.figures.scores import ScorePanel, score_fields
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
@@ -14,6 +15,7 @@ from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
 __all__ = [
     "MODELS",
     "MODES",
+    "ScorePanel",
     "alt_text",
     "bound_bars",
     "cell_areas",
@@ -25,6 +27,7 @@ __all__ = [
     "particle_colors",
     "paths",
     "samples_against_truth",
+    "score_fields",
     "square_grid",
     "style",
     "view_square",
