@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent / "weights"
 KINDS: dict[str, Callable[..., Process]] = {
     "diffflow": DiffFlow.mlp,
     "ddpm": DDPM.mlp,
+    "ddpm_linear": DDPM.mlp,
     "coupling": CouplingFlow,
     "cnf": CNF.mlp,
     "ncsn": NCSN.mlp,
@@ -64,7 +65,8 @@ def build(recipe: dict[str, Any]) -> Process:
 def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     """A trained model, in eval mode.
 
-    kind: "diffflow", "ddpm", "coupling", "cnf" or "ncsn". density: a name of `toy.names()`.
+    kind: "diffflow", "ddpm" (on a log-SNR grid), "ddpm_linear" (as Ho et al. had it), "coupling",
+        "cnf" or "ncsn". density: a name of `toy.names()`.
     steps: N, see `names`; by default the largest there is. Its `card` says how it was made and
     what it measured, with None for what the kind does not have, such as a bound of "ncsn".
 
