@@ -127,7 +127,7 @@ MACHINES = {
         "Coupling flow",
         lambda w: {"kind": "coupling", "model": {"layers": 8, "hidden": 104}},
         batch_size=512,
-        lr=2e-3,
+        lr=5e-3,
     ),
     "cnf": Machine(
         "CNF (FFJORD)",

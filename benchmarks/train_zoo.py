@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
 
 def coupling(layers: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and training of a coupling flow."""
-    return {"layers": layers, "hidden": 104}, {"steps": 18_000, "batch_size": 512, "lr": 2e-3}
+    return {"layers": layers, "hidden": 104}, {"steps": 18_000, "batch_size": 512, "lr": 5e-3}
 
 
 def cnf(frames: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,7 +120,9 @@ def train(name: str, commit: str) -> dict[str, Any]:
     plan = recipe(kind, density, int(steps))
     torch.manual_seed(SEED)
     model = zoo.build(plan)
-    history = fit(model, density, **plan["training"])
+    began = time.process_time()
+    fit(model, density, **plan["training"])
+    seconds = time.process_time() - began
     if isinstance(model, DiffFlow) and model.schedule.steps < 100:  # b = s is good enough there
         model.calibrate(density.sample(50_000, seed=SEED + 1))
     measured = metrics.evaluate(model, density, n=10_000, seed=SEED)
@@ -128,7 +131,8 @@ def train(name: str, commit: str) -> dict[str, Any]:
         "command": f"python benchmarks/train_zoo.py {name}",
         "commit": commit,
         "machine": machine(),
-        "seconds": round(history.seconds[-1], 1),
+        "seconds": round(seconds, 1),
+        "clock": "CPU",
         "parameters": sum(p.numel() for p in model.parameters()),
         # JSON has no NaN: what a model does not have, such as NCSN a bound, is null.
         "metrics": {k: v if math.isfinite(v) else None for k, v in measured.items()},
