@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from diffflow_edu import DDPM, DiffFlow, Schedule
+from diffflow_edu import DDPM, DiffFlow, Schedule, metrics, pretrained, toy
 from diffflow_edu.nets import DataPrediction, NoisePrediction, VPrediction
 from diffflow_edu.processes.ddpm import posterior_std
 from diffflow_edu.processes.samplers import ddim, ddim_encode, reverse_sde
@@ -343,6 +343,23 @@ def test_a_grid_of_any_times_can_be_laid_over_the_same_sde():
     factors = alpha[:-1] * data[1:] + sigma[:-1] * noise[1:]
     path = other.sample(20, seed=0, lam=0.0)
     torch.testing.assert_close(path.start, factors.prod() * path.end, rtol=1e-9, atol=1e-9)
+
+
+def test_the_shipped_long_chain_draws_rings_in_thirty_steps_if_they_are_placed_well():
+    """Notebook 03: 2000 samples; even steps leak 30 %, steps even in log r 2 %."""
+    density = toy.load("olympic_rings")
+    long = pretrained("ddpm_linear", "olympic_rings")
+    assert long.schedule.steps == 1000
+    beta = long.schedule.noise_process
+    slope, width = beta.beta_max - beta.beta_min, density.width / density.scale
+    r = torch.logspace(math.log10(width), math.log10(4), 30, dtype=torch.float64)
+    t = ((beta.beta_min**2 + 2 * slope * torch.log1p(r**2)).sqrt() - beta.beta_min) / slope
+    torch.testing.assert_close(beta.r(t), r, rtol=1e-9, atol=0)
+    placed = long.on(Schedule.at(torch.cat([torch.zeros(1), t]), beta))
+    leaks = [
+        metrics.leak(m.sample(2000, seed=0).start, density) for m in (placed, long.respaced(30))
+    ]
+    assert leaks[0] < 0.04 and leaks[1] > 5 * leaks[0]
 
 
 # DDIM ---------------------------------------------------------------------------------------------
