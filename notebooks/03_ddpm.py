@@ -25,7 +25,7 @@
 # - The **variational bound**, derived term by term, and *where it spends its nats*.
 # - Why the network is asked for the noise $\varepsilon$, and what else one may ask it for.
 # - That on thin rings the **grid of noise levels** decides more than the number of steps: thirty
-#   well-placed steps beat a thousand.
+#   well-placed steps do the work of a thousand.
 #
 # **Time and memory:** about 30 s and 700 MB on two cores, half of it training.
 
@@ -409,73 +409,76 @@ same = torch.allclose(squares + variances, by_hand, rtol=1e-3, atol=1e-4)
 print(f"equation 5 is the KL by hand, particle by particle, to 0.1 %: {same}")
 
 # %% [markdown]
-# ## 5. A thousand steps, or thirty
+# ## 5. Thirty steps, placed twice
 #
 # DDPM took $N = 1000$ steps with $\beta$ rising linearly. What happens at $N = 30$? And is it the number of steps that
-# counts, or where they are? Three grids, as noise per signal $r$ after each step; the grey line is the width of a ring.
-# The **log-SNR grid** simply spaces $r$ evenly on a log scale, from one ring width to where the data is drowned.
+# counts, or where they are? Here are the grids, as noise per signal $r$ after each step. The **log-SNR grid** simply
+# spaces $r$ evenly on a log scale, from the width of a ring to where the data is drowned.
 
 # %%
 grids = {
     "linear β, N = 30": Schedule.linear_beta(30),
-    "linear β, N = 1000": thousand,
     "log-SNR, N = 30": Schedule.log_snr(30, r_min=width, r_max=4.0),
 }
-colors = dict(zip(grids, (figures.MODES[3], figures.MODES[4], figures.MODES[2]), strict=True))
+linear, log_snr = grids
+colors = {linear: figures.MODES[3], log_snr: figures.MODES[2]}
+more = {"linear β, N = 1000": thousand, "cosine, N = 30": Schedule.cosine(30)}
 
 with figures.style():
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for name, schedule in {**grids, "cosine, N = 30": Schedule.cosine(30)}.items():
+    axes.axhspan(0.02, 0.07, color="0.92", lw=0)
+    for name, schedule in {**more, **grids}.items():
         share = torch.arange(1, schedule.steps + 1) / schedule.steps
         r = schedule.noise_process.r(schedule.times[1:])
-        dots = {"marker": "o", "ms": 4} if schedule.steps <= 30 else {}
-        axes.semilogy(share, r, lw=1.5, color=colors.get(name, "0.6"), label=name, **dots)
+        look = {"marker": "o", "ms": 4} if schedule.steps <= 30 else {"color": figures.MODES[4]}
+        look = {"color": colors.get(name, "0.6")} | look
+        axes.semilogy(share, r, lw=1.5, label=name, **look)
     axes.axhline(width, color="0.5", ls=":")
     axes.text(1, width * 1.15, "width of a ring", ha="right", color="0.4")
-    axes.axhspan(0.02, 0.07, color="0.92", lw=0)
     axes.text(1, 0.031, "a crossing decides here", ha="right", color="0.4")
-    axes.set(
-        xlabel="step, as a share of all steps (data left)",
-        ylabel="noise per signal $r = \\sigma/\\alpha$",
-    )
     axes.set(ylim=(4e-3, 400), title="Thirty linear steps begin above everything thin")
+    axes.set_xlabel("step, as a share of all steps (data left, noise right)")
+    axes.set_ylabel("noise per signal $r = \\sigma/\\alpha$")
     axes.legend(fontsize=10)
 plt.show()
 
-for name, schedule in grids.items():
+for name, schedule in {**grids, **more}.items():
     fine = (schedule.noise_process.r(schedule.times[1:]) < 0.1).sum()
     print(f"{name:18s}  steps below r = 0.1: {fine:3d} of {schedule.steps}")
 
 # %% [markdown]
-# Thirty linear steps (pink dots) start at $r = 0.12$, sixteen ring widths and above the grey band where a crossing is
+# Thirty linear steps (pink) start at $r = 0.12$, sixteen ring widths and above the grey band where a crossing is
 # decided; half of them lie beyond $r = 4$, where hardly anything is left of the data. A thousand (yellow) follow the same
 # curve down to the width of a ring, with one step in forty below 0.1. The log-SNR grid (green) has 13 of its thirty
 # there. The cosine schedule (grey), made for images, starts a little lower than linear β, but not low enough.
 #
-# **Predict:** equal networks, equal training. Order the three by leak.
+# Now two networks, equal to the last weight, trained for the same number of steps; only the grid differs.
+#
+# **Predict:** which share of the samples will miss the rings, under either grid?
 
 # %%
 models = {}
 for name, schedule in grids.items():
     torch.manual_seed(0)
     models[name] = DDPM.mlp(schedule)
-    fit(models[name], density, steps=900, batch_size=800, lr=1e-2)
-    if schedule.steps <= 30:  # at a thousand, b² = β is as good as the best
-        models[name].calibrate(density.sample(5000, seed=2))
+    fit(models[name], density, steps=1000, batch_size=800, lr=1e-2)
+    models[name].calibrate(density.sample(5000, seed=2))
 
 # %%
 test = density.sample(4000, seed=4)
 samples = {name: model.sample(2000, seed=0) for name, model in models.items()}
-terms = {name: model.bound_terms(test[:2000], seed=0) for name, model in models.items()}
+terms = {name: model.bound_terms(test, seed=0) for name, model in models.items()}
 leak = {name: metrics.leak(path.start, density) for name, path in samples.items()}
+gap = {name: metrics.bound_gap(each.total.mean(), density) for name, each in terms.items()}
 
-print("                    calls a sample    gap [nats]    leak")
+print("                  calls a sample   gap [nats]    leak")
 for name, model in models.items():
-    gap = metrics.bound_gap(terms[name].total.mean(), density)
-    print(f"{name:18s}  {model.schedule.steps:14d}  {gap:12.2f}  {leak[name]:6.1%}")
-linear, long, log_snr = models
+    print(f"{name:16s}  {model.schedule.steps:14d} {gap[name]:12.2f}  {leak[name]:6.1%}")
 print(
-    f"\nthe log-SNR grid leaks less than a fifth of either: {log_snr} at {leak[log_snr] < 0.2 * min(leak[linear], leak[long])}"
+    f"\nthe log-SNR grid leaks less than a tenth of what linear β does: {leak[log_snr] < 0.1 * leak[linear]}"
+)
+print(
+    f"and its bound is better by more than 1.5 nats:                  {gap[linear] - gap[log_snr] > 1.5}"
 )
 
 # %%
@@ -488,47 +491,52 @@ figures.samples_against_truth(
 plt.show()
 
 # %% [markdown]
-# Data, and 2000 samples of each. Both linear models, thirty steps or a thousand, draw soft tubes around the rings; the
-# log-SNR model draws lines, after seconds of training, with thirty calls of its network per sample. A thousand linear
-# steps bought half a nat over thirty, no fewer leaks, and cost 33 times as much per sample.
+# Data, and 2000 samples of each. On thirty linear steps the model draws soft tubes around the rings; on the log-SNR grid it
+# draws lines, after seconds of training.
 #
 # ### Where the bound spends its nats
 
 # %%
 figures.bound_bars(
-    {name: (models[name].schedule, terms[name]) for name in (linear, log_snr)},
+    {name: (models[name].schedule, terms[name]) for name in models},
     title="Linear β: half of the steps carry nothing, the first ones too much",
-    colors=(colors[linear], colors[log_snr]),
+    colors=tuple(colors.values()),
 )
 plt.show()
 
 # %% [markdown]
-# The KL of every step, next to the data at the left. Under linear β (left) the steps next to the data cost a nat each and
-# the outer half nothing: there is nothing left to know out there, and fifteen calls of the network are wasted on it.
+# The KL of every step, next to the data at the left. Under linear β (left) the step next to the data costs a nat and the
+# outer half nothing: there is nothing left to know out there, and fifteen calls of the network are wasted on it.
 # On the log-SNR grid (right) all steps cost about the same, .3 nats, until the rings drown around $r = 1$.
 #
-# **Explain.** And the reconstruction? It is the one step from $t_1$ to the data. Linear β makes it from $r = 0.12$ in a
-# single Gaussian; the log-SNR grid uses a dozen steps for that stretch. Compare what the two pay for *the same* stretch:
+# And the reconstruction? It is the one step from $t_1$ to the data. Linear β makes it from $r = 0.12$ in a single Gaussian;
+# the log-SNR grid has fourteen steps for that stretch. Compare what the two pay for *the same* stretch:
 
 # %%
-for name in (linear, log_snr):
-    r = models[name].schedule.noise_process.r(models[name].schedule.times)
-    inner = int((r[1:] < 0.125).sum())  # steps that end below r = 0.125
-    paid = terms[name].reconstruction + terms[name].kl[: inner - 1].sum(0)
-    rest = terms[name].total - paid
+paid = {}
+for name, model in models.items():
+    r = model.schedule.noise_process.r(model.schedule.times)
+    inner = int((r[1:] < 0.125).sum())  # steps that begin (on the way back) below r = 0.125
+    stretch = terms[name].reconstruction + terms[name].kl[: inner - 1].sum(0)
+    paid[name] = stretch.mean().item()
+    rest = terms[name].total.mean().item() - paid[name]
     print(
-        f"{name:16s}  from r = {r[inner]:.2f} to the data: {inner:2d} steps, {paid.mean():5.2f} nats;  the rest: {rest.mean():.2f}"
+        f"{name:16s}  from r = {r[inner]:.2f} in: {paid[name]:5.2f} nats in {inner:2d} steps;  the rest: {rest:.2f}"
     )
+lost = (paid[linear] - paid[log_snr]) / (gap[linear] - gap[log_snr])
+print(f"more than four fifths of the difference is lost in linear β's last step: {lost > 0.8}")
 
 # %% [markdown]
-# The rest is nearly equal: far from the data thirty steps of any kind do. Nine tenths of the difference between the two
-# bounds are lost in the *last* step of the linear chain. It has one Gaussian for a decision that has two outcomes (which
-# arm of the crossing?) and for a ring that is sixteen times thinner than the noise.
+# **Explain.** Far from the data thirty steps of any kind do. Nearly all of the difference is lost in the *last* step of
+# the linear chain: it has one Gaussian for a decision with two outcomes (which arm of the crossing?), and for a
+# ring that is sixteen times thinner than the noise.
 #
 # ## 6. One score, many samplers
 #
-# The network of the long chain knows the score at *all* times. So nobody forces us to take all of its thousand steps:
-# skip 970 of them (`model.respaced(30)`), or lay another grid over the same SDE (`model.on(schedule)`).
+# And the thousand steps? They need no thousandfold training, since every training particle visits one step, but a thousand
+# calls per sample. The zoo has such a model, Ho et al.'s own grid. Its network knows the score at *all* times, so nobody
+# forces us to take all of its steps: skip 970 of them (`model.respaced(30)`), or lay any other grid over the same SDE
+# (`model.on(schedule)`).
 #
 # And a step need not be noisy. **DDIM** (Song, Meng and Ermon 2020): guess the data, and jump back in with the *same*
 # noise, to a level where there is less of it.
@@ -555,11 +563,12 @@ def ddim_step(x, eps, bar, bar_before):
 exercises.check_ddim_step(ddim_step)
 
 # %% [markdown]
-# **Predict:** the long chain leaked a lot in its thousand steps. Will thirty of them leak more? And if those thirty stand
-# where the log-SNR grid would put them?
+# **Predict:** thirty of the thousand steps, evenly picked. And thirty where the log-SNR grid would put them. Same network.
 
 # %%
-sde = thousand.noise_process
+long = pretrained("ddpm_linear", "olympic_rings", steps=1000)
+print(long.card["command"])
+sde = long.schedule.noise_process
 
 
 def time_of(r):
@@ -569,28 +578,32 @@ def time_of(r):
     return (root - sde.beta_min) / slope
 
 
-spaced = torch.cat([torch.zeros(1), time_of(torch.logspace(math.log10(width), math.log10(8), 30))])
-short = models[long].respaced(30)
-placed = models[long].on(Schedule.at(spaced, sde))
+spaced = torch.cat([torch.zeros(1), time_of(torch.logspace(math.log10(width), math.log10(4), 30))])
+even, placed = long.respaced(30), long.on(Schedule.at(spaced, sde))
 ways = {
-    "all 1000 steps": samples[long],
-    "30 of them, even": short.sample(2000, seed=0),
-    "30 of them, even, DDIM": ddim(short, 2000, seed=0),
-    "30, log-SNR": placed.sample(2000, seed=0),
-    "30, log-SNR, DDIM": ddim(placed, 2000, seed=0),
-    "trained on log-SNR": samples[log_snr],
+    "all 1000 steps": long.sample(2000, seed=0),
+    "30 of them, even": even.sample(2000, seed=0),
+    "30 of them, even, DDIM": ddim(even, 2000, seed=0),
+    "30 placed by log r": placed.sample(2000, seed=0),
+    "30 placed by log r, DDIM": ddim(placed, 2000, seed=0),
 }
+leaks = {name: metrics.leak(path.start, density) for name, path in ways.items()}
 print("                          calls    leak    sliced W2")
 for name, path in ways.items():
     far = metrics.sliced_w2(path.start, test[:2000])
-    print(f"{name:24s}  {len(path) - 1:5d}  {metrics.leak(path.start, density):6.1%}  {far:8.2f}")
+    print(f"{name:24s}  {len(path) - 1:5d}  {leaks[name]:6.1%}  {far:8.2f}")
 print(f"data against data                         {metrics.floor(density, 2000):8.2f}")
+print(
+    f"\nthirty even steps leak ten times as much as thirty placed by log r: {leaks['30 of them, even'] > 10 * leaks['30 placed by log r']}"
+)
+print(
+    f"thirty placed steps are within a percent of all thousand:          {abs(leaks['30 placed by log r'] - leaks['all 1000 steps']) < 0.01}"
+)
 
 # %% [markdown]
-# **Explain.** A sampler can be chosen after training: thirty steps, placed well, leak only a little more than the thousand.
-# DDIM leaks less than its noisy twin and pays in W2: it adds no noise, so nothing washes out the errors made early.
-# But *no* sampler rescues this network. One training particle in forty was spent below $r = 0.1$, where the rings are
-# thin, so its score is poor just there. The grid matters twice: as the places to stop, and as the places to learn.
+# **Explain.** It was never the number. One network, and thirty calls of it leak like a thousand when they are spent where
+# noise and rings are of one size. DDIM, which adds no noise, leaks less than its noisy twin where steps are bad, and more
+# where they are good: fresh noise late in the way washes out errors made early.
 #
 # ### The predictor and the corrector
 #
@@ -650,7 +663,7 @@ plt.show()
 
 # %%
 play(
-    {linear: samples[linear], log_snr: samples[log_snr]},
+    samples,
     color=density.mode,
     direction="backward",
     title="Thirty steps home: under linear β the rings must come in the last few",
@@ -669,7 +682,7 @@ play(
 # - The bound is **reconstruction + one KL per step + prior**, all Gaussian, all in nats; `bound_terms` prints the bill.
 # - The **backward variance** decides the bound at few steps, and the best one is free: learn it or `calibrate`.
 # - A step is worth something only where noise and structure are of one size. **Place steps evenly in log r**, from the
-#   finest width to the size of the data; thirty of those beat a thousand linear ones on thin rings.
+#   finest width to the size of the data: thirty of those do the work of a thousand linear ones.
 #
 # ## References
 #
