@@ -706,14 +706,6 @@ def test_rows_without_a_gaussian_density_are_refused(rows, message):
 # The benchmark ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scaling", [benchmark.one_scale, benchmark.whitening])
-def test_the_layers_before_the_models_have_the_stated_log_determinant(scaling):
-    x = correlated(n=50).double()
-    layer = scaling(tabular.Gaussian.of(x))
-    jacobian = torch.autograd.functional.jacobian(lambda v: layer.layer(v[None])[0], x[0])
-    assert layer.log_det == pytest.approx(jacobian.det().abs().log().item(), abs=1e-10)
-
-
 def test_early_stopping_keeps_the_best_weights_and_ends_when_patience_is_over():
     """The mean wanders past the truth, 0: the best look is the third, two later training ends."""
     model, rows = Shift(2), torch.zeros(10, 2)
