@@ -197,6 +197,50 @@ class EulerNoise(NoiseProcess):
         return self._interpolate(t, self.grid_g)
 
 
+@dataclass(frozen=True)
+class GeometricNoise(NoiseProcess):
+    """dx = f dt + g dw, whose noise rises by a constant ratio from one N-th of [0, 1] to the next.
+
+    σ² = s_min² (q^{Nt} − 1)/(q − 1), q the ratio of two steps' variances: at t = i/N the sum of
+    the first i of them, smooth in between, with g² = dσ²/dt. (A g interpolated linearly would let
+    in more than the chain does: 1.6 times its variance on ten steps from .008 to .3.)
+    """
+
+    steps: int
+    s_min: float
+    log_ratio: float
+    """log q; 0 where every step has the same noise."""
+
+    def _unit(self) -> float:
+        """dσ²/dt at t = 0."""
+        if self.log_ratio == 0:
+            return self.s_min**2 * self.steps
+        rate = self.steps * self.log_ratio
+        return self.s_min**2 * rate / math.expm1(self.log_ratio)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1: nothing shrinks the data."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """√(∫g² dt)."""
+        rate = self.steps * self.log_ratio
+        growth = t if rate == 0 else torch.expm1(rate * t) / rate
+        return (self._unit() * growth).sqrt()
+
+    def linear(self, t: Tensor) -> Tensor:
+        """0: all the drift is learned."""
+        return torch.zeros_like(t)
+
+    def gain(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        """√(dσ²/dt)."""
+        return (self._unit() * torch.exp(self.steps * self.log_ratio * t)).sqrt()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
     """A time grid and the coefficients of every step (see the top of this file).
@@ -387,8 +431,7 @@ class Schedule:
         _check_positive(s_min=s_min, s_max=s_max)
         s = _geometric(steps, s_min, s_max)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
-        variance = _with_zero(s.square().cumsum(0))
-        g = math.sqrt(steps) * torch.cat([s, s[-1:]])
+        log_ratio = 2 * math.log(s_max / s_min) / (steps - 1) if steps > 1 else 0.0
         e = s.square()
         return Schedule(
             times=times,
@@ -398,7 +441,7 @@ class Schedule:
             e=e,
             b=s.clone(),
             e_ode=e / 2,
-            noise_process=EulerNoise(times, g, variance),
+            noise_process=GeometricNoise(steps, float(s[0]), log_ratio),
         )
 
 

@@ -122,8 +122,8 @@ def test_the_trace_is_exact_by_default_up_to_sixteen_dimensions():
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_the_adjoint_gradient_is_the_direct_one_to_the_solvers_tolerance(trace):
-    direct = model(solver=TIGHT, trace=trace)
-    adjoint = model(solver=TIGHT, trace=trace, gradient="adjoint")
+    direct = model(solver=TIGHT, trace=trace, gradient="direct")
+    adjoint = model(solver=TIGHT, trace=trace)
     x = normals(6, 2)
     for a, b in zip(gradients(direct, x), gradients(adjoint, x), strict=True):
         assert b.abs().max() > 0
@@ -147,7 +147,7 @@ def test_the_direct_gradient_is_the_finite_difference():
 
 def test_the_adjoint_finds_what_a_plain_function_learns():
     rate = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
-    cnf = CNF(lambda x, t: -rate * x, solver=TIGHT, gradient="adjoint")
+    cnf = CNF(lambda x, t: -rate * x, solver=TIGHT)
     x = normals(5, 2)
     cnf.log_prob(x).sum().backward()
     # log p = log N(x e^{−r}; 0, I) − 2 r, hence d/dr = ‖x‖² e^{−2r} − 2.
@@ -182,7 +182,7 @@ def test_a_short_fit_of_the_rings_beats_the_gaussian_it_starts_from():
     x = density.sample(1000, seed=1)
     with torch.no_grad():
         before = cnf.eval().bound(x).mean()
-    fit(cnf, density, steps=60, batch_size=128, seed=0, lr=1e-2)
+    fit(cnf, density, steps=40, batch_size=64, seed=0, lr=1e-2)
     with torch.no_grad():
         assert cnf.bound(x).mean() < before - 0.2
 
@@ -271,7 +271,8 @@ def test_the_evaluations_of_the_latest_pass_are_counted_and_shown():
     assert cnf.evaluations == 0
     for run in (lambda: cnf.log_prob(x), lambda: cnf.encode(x), lambda: cnf.decode(x)):
         calls.clear()
-        run()
+        with torch.no_grad():  # with gradients, one more call finds what the function learns
+            run()
         assert cnf.evaluations == len(calls) > 0
         assert f"evaluations={len(calls)}" in repr(cnf)
 

@@ -185,6 +185,21 @@ def test_the_dtype_of_the_particles_is_kept(dtype):
     assert {solution.states.dtype, solution.log_det.dtype, solution.times.dtype} == {dtype}
 
 
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+def test_the_field_is_never_asked_outside_the_times(gradient):
+    rate, asked = nn.Parameter(torch.tensor(0.5, dtype=torch.float64)), []
+
+    def field(x, t):
+        asked.append(t.item())
+        return rate * growing(x, t)
+
+    for ends in ([0.0, 1.0], [1.0, 0.3, 0.0]):
+        times = torch.tensor(ends, dtype=torch.float64)
+        end = integrate(field, normals(3, 2), times, gradient=gradient, parameters=[rate])
+        end.states[-1].sum().backward()
+    assert 0 <= min(asked) < 1e-9 and 1 - 1e-9 < max(asked) <= 1
+
+
 # Giving up --------------------------------------------------------------------------------------
 
 

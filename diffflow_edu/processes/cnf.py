@@ -45,7 +45,8 @@ class CNF(Process):
     solver: how the ODE is integrated; by default dopri5 to 1e-5.
     train_steps: in training mode `loss` takes so many steps of rk4 instead: cheap, and of a known
         cost. None trains through `solver`.
-    gradient: "direct" through the solver's steps, or "adjoint", which keeps only the ends.
+    gradient: "direct" goes through every step and keeps them all, "adjoint" keeps only the ends and
+        solves a second ODE; by default direct in fixed steps, adjoint in adaptive ones.
     kinetic, jacobian: weights of the regularisers ∫‖f‖² dt and ∫‖∂f/∂x‖²_F dt in `loss` (RNODE,
         Finlay et al. 2020); straight paths and tame Jacobians need fewer evaluations.
     frames: steps of the Trajectories.
@@ -58,10 +59,10 @@ class CNF(Process):
     (torch.Size([3]), 31)
     """
 
+    bound_is_exact = True
+
     shape: tuple[int, ...] = (2,)
     """Of one particle, where `sample` is not told."""
-
-    bound_is_exact = True
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class CNF(Process):
         probes: int = 1,
         solver: Solver | None = None,
         train_steps: int | None = None,
-        gradient: Literal["direct", "adjoint"] = "direct",
+        gradient: Literal["direct", "adjoint"] | None = None,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         frames: int = 30,
@@ -87,7 +88,7 @@ class CNF(Process):
             raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}")
         if not (solver is None or isinstance(solver, Solver)):
             raise ValueError(f"solver must be a Solver, got {solver!r}")
-        if gradient not in ("direct", "adjoint"):
+        if gradient not in (None, "direct", "adjoint"):
             raise ValueError(f"gradient must be 'direct' or 'adjoint', got {gradient!r}")
         for name, weight in (("kinetic", kinetic), ("jacobian", jacobian)):
             if not (isinstance(weight, Real) and 0 <= weight < math.inf):
@@ -111,7 +112,7 @@ class CNF(Process):
         cls,
         dim: int = 2,
         hidden: int = 192,
-        frequencies: int = 3,
+        frequencies: int = 4,
         train_steps: int | None = 4,
         **options,
     ) -> CNF:
@@ -136,8 +137,7 @@ class CNF(Process):
         training = "" if self.train_steps is None else f", train_steps={self.train_steps}"
         trace = self.trace or f"exact up to {LARGEST_EXACT} dimensions"
         return (
-            f"T={self.T:g}, {self.solver}{training}, trace={trace}, gradient={self.gradient}, "
-            f"evaluations={self.evaluations}"
+            f"T={self.T:g}, {self.solver}{training}, trace={trace}, evaluations={self.evaluations}"
         )
 
     def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
@@ -181,6 +181,7 @@ class CNF(Process):
         self._check_data(x)
         exact = self.trace == "exact" or (self.trace is None and x[0].numel() <= LARGEST_EXACT)
         probes = None if exact else draw_probes(x, self.probes, self.probe, generator)
+        gradient = self.gradient or ("adjoint" if solver.adaptive else "direct")
         solution = integrate(
             self.drift_at,
             x,
@@ -188,14 +189,16 @@ class CNF(Process):
             solver,
             probes=probes,
             penalties=penalties,
-            gradient=self.gradient,
-            parameters=self._learned(x) if self.gradient == "adjoint" else (),
+            gradient=gradient,
+            parameters=self._learned(x) if gradient == "adjoint" else (),
         )
         self.evaluations = solution.evaluations
         return solution
 
     def _learned(self, x: Tensor) -> list[Tensor]:
         """What the drift learns; a plain function is asked what it depends on."""
+        if not torch.is_grad_enabled():
+            return []
         if isinstance(self.drift, nn.Module):
             return [p for p in self.drift.parameters() if p.requires_grad]
         return _leaves(self.drift_at(x.detach(), x.new_tensor(0.0)))

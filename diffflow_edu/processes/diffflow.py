@@ -50,6 +50,9 @@ class DiffFlow(Process):
     shape: tuple[int, ...] = (2,)
     """Of one particle, where `sample` is not told."""
 
+    evaluations: int = 0
+    """Of drift and score, in the ODE of the latest `log_prob`."""
+
     def __init__(
         self, drift: Field, score: Field, schedule: Schedule, learn_backward_std: bool = False
     ) -> None:
@@ -167,6 +170,22 @@ class DiffFlow(Process):
     def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient."""
         return path_loss(self, self._checked(x, noise), x, noise)
+
+    def log_prob(self, x: Tensor, seed: int | None = None, **options) -> Tensor:
+        """log p(x) of the probability flow in nats, by its ODE (equation 17 at λ = 0).
+
+        Another density than the chain's, whose −log p `bound` bounds, unless the score is exact.
+        x: (B, *shape). seed: of the probes, where there are any. options: those of
+        `likelihood.ProbabilityFlow`, such as solver, trace and start. Returns (B,);
+        `model.evaluations` then tells how often drift and score were called.
+        """
+        # Imported here, since that module builds on this one.
+        from diffflow_edu.processes.likelihood import ProbabilityFlow
+
+        flow = ProbabilityFlow(self, **options)
+        log_p = flow.log_prob(x, seed)
+        self.evaluations = flow.evaluations
+        return log_p
 
     def constant(self, schedule: Schedule, x: Tensor) -> Tensor:
         """d Σ log(b_i/s_i) in nats, the part of the bound that no particle changes.

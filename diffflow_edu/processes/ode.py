@@ -126,15 +126,36 @@ def divergence(
         if fresh and recording:  # is there anything but our own x to differentiate by?
             recording = any(leaf is not x for leaf in _leaves(f))
         if probes is None:
-            d = x[0].numel()
-            unit = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:])
-            probes, share = unit.expand(d, *x.shape), 1.0
+            probes, share = _unit_vectors(x), 1.0
         else:
             share = 1 / len(probes)
         rows = _rows(f, x, probes, recording)
         trace = share * (rows * probes).flatten(2).sum((0, 2))
         square = share * rows.square().flatten(2).sum((0, 2))
     return (f, trace, square) if recording else (f.detach(), trace.detach(), square.detach())
+
+
+def jacobian(field: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """f and ∂f/∂x at x (B, *shape) and t (0-d), without gradients.
+
+    Returns (B, *shape) and (B, d, d), rows of f by columns of x.
+
+    >>> jacobian(lambda x, t: x.flip(1), torch.ones(1, 2), torch.tensor(0.0))[1]
+    tensor([[[0., 1.],
+             [1., 0.]]])
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        f = field(x, t)
+        rows = _rows(f, x, _unit_vectors(x), create_graph=False)
+    return f.detach(), rows.flatten(2).transpose(0, 1)
+
+
+def _unit_vectors(x: Tensor) -> Tensor:
+    """One probe a coordinate, (d, *x.shape)."""
+    d = x[0].numel()
+    unit = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:])
+    return unit.expand(d, *x.shape)
 
 
 def _rows(f: Tensor, x: Tensor, probes: Tensor, create_graph: bool) -> Tensor:
@@ -208,11 +229,14 @@ def integrate(
 
     dynamics = _Dynamics(field, times, solver, with_divergence, probes, penalties, x.dtype)
     state = (x, *(x.new_zeros(len(x)) for _ in range(dynamics.integrals)))
-    options = {} if solver.adaptive else {"grid_constructor": dynamics.grid}
+    # Without step_t an adaptive solver steps beyond the end, and interpolates.
+    there = {"step_t": times[-1:]} if solver.adaptive else {"grid_constructor": dynamics.grid}
+    back = {"step_t": times[:1]} if solver.adaptive else there
     numbers = {"rtol": solver.rtol, "atol": solver.atol}
-    numbers |= {"method": solver.method, "options": options}
+    numbers |= {"method": solver.method, "options": there}
     if gradient == "adjoint" and torch.is_grad_enabled():
-        found = odeint_adjoint(dynamics, state, times, adjoint_params=tuple(parameters), **numbers)
+        learned = {"adjoint_params": tuple(parameters), "adjoint_options": back}
+        found = odeint_adjoint(dynamics, state, times, **learned, **numbers)
     else:
         found = odeint(dynamics, state, times, **numbers)
     states, *integrals = found
@@ -249,6 +273,8 @@ class _Dynamics:
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = state[0]
+        # To guess its first step the solver may look beyond the end, where no field need be.
+        t = t.clamp(min(self.first, self.last), max(self.first, self.last))
         self.evaluations += 1
         if not self.integrals:
             return (self.field(x, t),)
