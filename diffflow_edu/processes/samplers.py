@@ -42,17 +42,17 @@ def ddim(
     c, draw = model.schedule, _Normals(model, n, seed, shape)
     alpha, sigma = c.noise_process.alpha(c.times), c.noise_process.sigma(c.times)
     std = eta * c.s * sigma[:-1] / sigma[1:]  # η √β̃
-    states = [draw()]
+    states = draw.room_for(c.steps)
     for i in reversed(range(c.steps)):
-        x, t = states[-1], c.times[i + 1].to(states[-1])
+        x, t = states[i + 1], c.times[i + 1].to(states)
         score = model.score_at(x, t)
         noise = -float(sigma[i + 1]) * score
         data = (x - float(sigma[i + 1]) * noise) / float(alpha[i + 1])
         # Never negative, but for rounding: β̃ = (s σ/σ')² ≤ σ².
         direction = float((sigma[i].square() - std[i].square()).clamp_min(0).sqrt())
         x = float(alpha[i]) * data + direction * noise
-        states.append(x + float(std[i]) * draw() if std[i] > 0 else x)
-    return Trajectory(c.times.to(states[0]), torch.stack(states[::-1]))
+        states[i] = x + float(std[i]) * draw() if std[i] > 0 else x
+    return Trajectory(c.times.to(states), states)
 
 
 @torch.no_grad()
@@ -70,15 +70,16 @@ def ddim_encode(model: DDPM, x: Tensor, iterations: int = 1) -> Trajectory:
     check_whole("iterations", iterations)
     c = model.schedule
     sigma = c.noise_process.sigma(c.times)
-    states = [x]
+    states = x.new_empty((c.steps + 1, *x.shape))
+    states[0] = x
     for i in range(c.steps):
-        shrunk, t = float(c.k[i]) * states[-1], c.times[i + 1].to(x)
+        shrunk, t = float(c.k[i]) * states[i], c.times[i + 1].to(x)
         gain = float((sigma[i + 1] - c.k[i] * sigma[i]) * sigma[i + 1])
         x_next = shrunk
         for _ in range(iterations):
             x_next = shrunk - gain * model.score_at(x_next, t)
-        states.append(x_next)
-    return Trajectory(c.times.to(x), torch.stack(states))
+        states[i + 1] = x_next
+    return Trajectory(c.times.to(x), states)
 
 
 @torch.no_grad()
@@ -114,9 +115,9 @@ def reverse_sde(
     sde, draw = model.schedule.noise_process, _Normals(model, n, seed, shape)
     dt = times.diff()
     shrink = (sde.alpha(times[1:]) / sde.alpha(times[:-1])).square()
-    states = [draw()]
+    states = draw.room_for(len(dt))
     for i in reversed(range(len(dt))):
-        x, t = states[-1], times[i + 1]
+        x, t = states[i + 1], times[i + 1]
         linear, gain, g = float(sde.linear(t)), float(sde.gain(t)), float(sde.g(t))
         drift, score = model.drift_at(x, t.to(x)), model.score_at(x, t.to(x))
         x = x - (linear * x + gain * drift - g**2 * score) * float(dt[i])
@@ -127,8 +128,8 @@ def reverse_sde(
             ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
             step = 2 * float(shrink[i]) * (snr * ratio).square()
             x = x + step * score + (2 * step).sqrt() * z
-        states.append(x)
-    return Trajectory(times.to(states[0]), torch.stack(states[::-1]))
+        states[i] = x
+    return Trajectory(times.to(states), states)
 
 
 class _Normals:
@@ -143,6 +144,12 @@ class _Normals:
             raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
         self.size, self.like = (n, *shape), model.log_b_ratio
         self.generator = generator_for(seed, self.like.device)
+
+    def room_for(self, steps: int) -> Tensor:
+        """The states of a chain, (steps + 1, n, *shape), the last drawn, the others empty."""
+        states = self.like.new_empty((steps + 1, *self.size))
+        states[-1] = self()
+        return states
 
     def __call__(self) -> Tensor:
         return torch.randn(
