@@ -20,7 +20,8 @@ import torch
 import traitlets
 
 from diffflow_edu.figures.style import MODES, bare_square, style
-from diffflow_edu.player.player import Player, play, quantise
+from diffflow_edu.player.pack import quantise
+from diffflow_edu.player.player import Player, play
 from diffflow_edu.player.twin import WidgetWithTwin, small_png
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
