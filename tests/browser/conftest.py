@@ -251,7 +251,15 @@ def _ask(lab: Lab, method: str, path: str, body: dict | None = None) -> Any:
         return json.loads(answer.read() or "null")
 
 
-def _end_kernels(lab: Lab) -> None:
+def _end_kernels(lab: Lab, seconds: float = 60) -> None:
     """End the sessions of this test, so that kernels do not pile up in memory."""
-    for session in _ask(lab, "GET", "/api/sessions"):
-        _ask(lab, "DELETE", f"/api/sessions/{session['id']}")
+    deadline = time.monotonic() + seconds
+    while sessions := _ask(lab, "GET", "/api/sessions"):
+        for session in sessions:
+            try:
+                _ask(lab, "DELETE", f"/api/sessions/{session['id']}")
+            except urllib.error.HTTPError as error:
+                # A kernel that is still starting cannot be ended yet: the server answers 500.
+                if error.code != 500 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)  # a poll with a deadline, not a guess at a duration
