@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
@@ -26,6 +27,10 @@ from diffflow_edu.processes.base import Trajectory
 
 IMAGES = 16
 """So many images at most stand in one snapshot of a film strip."""
+
+
+LABEL_WIDTH = 20
+"""Letters that fit beside one row of a film strip."""
 
 
 def film_strip(
@@ -66,7 +71,9 @@ def film_strip(
                 draw(axes, name, step)
                 if row == 0 or not shared_times:
                     axes.set_title(_time_label(times, step, side=row == 0))
-            grid[row, 0].set_ylabel(name, fontsize=13, labelpad=6)
+            label = textwrap.fill(name, LABEL_WIDTH)  # a row is not high enough for more
+            size = 11 if "\n" in label else 13
+            grid[row, 0].set_ylabel(label, fontsize=size, labelpad=6)
         if title:
             figure.suptitle(title)
     return figure
