@@ -173,6 +173,8 @@ class Notebook:
         page = self.page
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=30_000)
         page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
+        # Before JupyterLab has put the cells' text into the page there are no prompts at all.
+        self._seen(f"({PROMPTS})().length > 0", 60)
         done = f"({PROMPTS})().every(p => /\\d/.test(p))"
         failed = f"({TRACEBACKS})().length > 0"
         waiting, running = "p => p === '[ ]:'", "p => p === '[*]:'"
