@@ -12,9 +12,10 @@ Two players, each in JupyterLab and as the page of `save_html`:
 "first picture" runs in JupyterLab from the keys that run the cell, sampling not included, to the
 first drawn canvas; on the saved page from the page's request. "draw" is the median time that the
 script needs for a picture after the slider's event, "slider" the time until the end of the next
-frame, which shows it: a frame of 16.7 ms is its floor; "fps" counts frames while the player plays. "bytes" is what comes through the kernel's socket while the cell runs, the film
-strip included; "play_cpu" the processor time of `play` and of its film strip. Every number is the
-median of several rounds, and the spread between them is given.
+frame, which shows it: a frame of 16.7 ms is its floor; "fps" counts frames while the player plays.
+"bytes" is what comes through the kernel's socket while the cell runs, the film strip included;
+"play_cpu" the processor time of `play` and of its film strip. Every number is the median of several
+rounds, and the range between them is given.
 """
 
 from __future__ import annotations
