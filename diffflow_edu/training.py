@@ -75,7 +75,7 @@ def fit(
     clip: float = 1.0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
-    callback: Callable[[int, Process], None] | None = None,
+    callback: Callable[[int, Process], bool | None] | None = None,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
@@ -89,7 +89,8 @@ def fit(
         of the gradient.
     checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
         training goes on from it, bit for bit on the CPU.
-    callback: called as callback(step, model) after each step, with the live weights.
+    callback: called as callback(step, model) after each step, with the live weights; where it
+        returns True, training ends with that step.
 
     An interrupt ends training early and leaves the averaged weights, too.
 
@@ -143,6 +144,7 @@ def fit(
         clock = time.perf_counter()
         model.train()
         first_objective.train()
+        done = start
         try:
             with _progress(total, start) as bar:
                 for step in range(start, total):
@@ -170,15 +172,16 @@ def fit(
                         mean = np.mean(history.loss[-50:])
                         bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
                     bar.update()
-                    if callback is not None:
-                        callback(step, model)
+                    ended = callback is not None and callback(step, model) is True
                     done = step + 1
                     if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
                         _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+                    if ended:
+                        break
         except BaseException:  # an interrupt too: what was learned so far is kept
             _adopt(model, average)
             raise
-    _average(average, model, min(ema, total / (9 + total)))
+    _average(average, model, min(ema, done / (9 + done)))
     _adopt(model, average)
     return history
 

@@ -295,15 +295,16 @@ def test_an_interrupt_is_told_on_the_pad(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pad.train()
     assert pad.progress["state"] == "stopped"
-    click(pad)  # no cell waits for the answer: the handler must not raise
     assert pad.progress["message"] == "Training was interrupted."
+    monkeypatch.undo()
+    pad.train()  # the pad is free again
 
 
 # What the page asks for.
 
 
 def click(pad: SketchPad, runs: int | None = None, strokes=None, width=None) -> None:
-    """What the page sends when Train is pressed, through ipywidgets' own dispatch."""
+    """What the page sends when Train is pressed, through ipywidgets' own dispatch, and the end."""
     content = {
         "type": "train",
         "runs": pad.progress["runs"] if runs is None else runs,
@@ -311,6 +312,64 @@ def click(pad: SketchPad, runs: int | None = None, strokes=None, width=None) -> 
         "width": pad.width if width is None else width,
     }
     pad._handle_custom_msg(content, [])
+    if pad._thread is not None:
+        pad._thread.join(60)
+
+
+def test_a_click_on_stop_ends_training_with_what_it_has(monkeypatch):
+    monkeypatch.setattr("diffflow_edu.player.sketch.FRAME_SECONDS", 0.0)  # one frame a step
+    pad = tiny(steps=1000, warm_start=2)
+
+    def stop_at_the_fourth_frame(change):
+        frames.append(change["new"])
+        if len(frames) == 4:
+            pad._handle_custom_msg({"type": "stop"}, [])
+
+    frames: list[bytes] = []
+    pad.observe(stop_at_the_fourth_frame, "samples")
+    click(pad)
+    assert pad.progress["state"] == "done"
+    pattern = r"Stopped after \d+ s, at step 5 of 1002\. This is what was learned by then\."
+    assert re.fullmatch(pattern, pad.progress["message"])
+    assert len(pad.history.loss) == 5
+    assert pad.trajectory(20).states.isfinite().all()
+    assert re.fullmatch("anywidget:[0-9a-f]{32}", pad.player)  # it plays, too
+    pad._handle_custom_msg({"type": "stop"}, [])  # too late: the next run is not stopped by it
+    short = tiny()
+    short._handle_custom_msg({"type": "stop"}, [])
+    assert len(short.train().loss) == 5
+
+
+def test_training_ends_at_the_time_limit_and_says_so(monkeypatch):
+    monkeypatch.setattr("diffflow_edu.player.sketch.LONGEST_TRAINING", 0.0)
+    pad = tiny(steps=1000, warm_start=500)
+    history = pad.train()
+    assert len(history.loss) == 1
+    assert pad.progress["message"] == (
+        "The time is up after 0 s, at step 1 of 1500, before the drift began to learn. "
+        "This is what was learned by then."
+    )
+    assert pad.model is not None
+    assert sketch_module.LONGEST_TRAINING <= 30
+
+
+def test_a_pad_trains_once_at_a_time():
+    pad = tiny()
+    pad._only_one.acquire()  # as a run does
+    with pytest.raises(RuntimeError, match="training already: press Stop"):
+        pad.train()
+    click(pad)
+    assert pad.model is None
+    pad._only_one.release()
+    click(pad)
+    assert pad.progress["state"] == "done"
+
+
+def test_what_a_cell_prints_during_training_stays_the_cells(monkeypatch, capsys):
+    pad = tiny()
+    pad.observe(lambda change: print("a cell's own words"), "samples")
+    click(pad)
+    assert "a cell's own words" in capsys.readouterr().out
 
 
 def test_a_click_brings_its_drawing_trains_and_shows_a_player(capsys):

@@ -46,11 +46,14 @@ def style() -> AbstractContextManager[None]:
     return mpl.rc_context(settings)
 
 
-def as_panels(trajectories: Trajectory | Mapping[str, Trajectory]) -> dict[str, Trajectory]:
+def as_panels(
+    trajectories: Trajectory | Mapping[str, Trajectory], images: bool = False
+) -> dict[str, Trajectory]:
     """Named trajectories of particles in the plane; one trajectory alone gets an empty name.
 
-    Raises ValueError for an empty dict, for anything but a Trajectory in it, and unless the states
-    are (N + 1, B, 2).
+    images: whether the particles may be images too, states (N + 1, B, H, W) or (N + 1, B, C, H, W)
+    with C = 1 or 3 channels. Raises ValueError for an empty dict, for anything but a Trajectory in
+    it, for states of another shape and for particles that differ in shape where they are images.
     """
     panels = {"": trajectories} if isinstance(trajectories, Trajectory) else trajectories
     if not isinstance(panels, Mapping):
@@ -65,12 +68,28 @@ def as_panels(trajectories: Trajectory | Mapping[str, Trajectory]) -> dict[str, 
             raise ValueError(
                 f"trajectories[{name!r}] must be a Trajectory, got {type(path).__name__}"
             )
-        if path.states.ndim != 3 or path.states.shape[2] != 2 or path.states.shape[1] == 0:
-            raise ValueError(
-                f"trajectories[{name!r}] must hold points in the plane, states (N + 1, B, 2), "
-                f"got states {tuple(path.states.shape)}"
+        shape = tuple(path.states.shape)
+        if 0 in shape or not (shape[2:] == (2,) or (images and _is_image(shape[2:]))):
+            or_images = (
+                " or images, states (N + 1, B, H, W) or (N + 1, B, C, H, W) with C = 1 or 3,"
             )
+            raise ValueError(
+                f"trajectories[{name!r}] must hold points in the plane, states (N + 1, B, 2),"
+                f"{or_images if images else ''} got states {shape}"
+            )
+    shapes = {name: tuple(path.states.shape[2:]) for name, path in panels.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"trajectories must hold particles of one shape, got {shapes}")
     return {str(name): path for name, path in panels.items()}
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
+def are_images(panels: Mapping[str, Trajectory]) -> bool:
+    """Whether the particles of these panels, as `as_panels` gives them, are images."""
+    return next(iter(panels.values())).states.ndim > 3
 
 
 def view_square(points: Iterable[np.ndarray]) -> tuple[float, float, float]:

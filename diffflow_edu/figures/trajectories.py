@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from diffflow_edu.figures.images import RANGE_IN_WORDS, image_bytes, mosaic
 from diffflow_edu.figures.style import (
     Color,
+    are_images,
     as_panels,
     bare_square,
     digits_for,
@@ -20,6 +24,13 @@ from diffflow_edu.figures.style import (
     view_square,
 )
 from diffflow_edu.processes.base import Trajectory
+
+IMAGES = 16
+"""So many images at most stand in one snapshot of a film strip."""
+
+
+LABEL_WIDTH = 20
+"""Letters that fit beside one row of a film strip."""
 
 
 def film_strip(
@@ -31,18 +42,20 @@ def film_strip(
 ) -> Figure:
     """Snapshots of every trajectory: one row per model, time from data (left) to noise (right).
 
+    Particles that are images, (H, W) or (C, H, W) with C = 1 or 3, are shown side by side, at most
+    `IMAGES` of them; their pixels are clipped to −1 … 1 and take no color.
+
     color: see `particle_colors`. steps: the number of columns. most: at most so many particles
     are drawn, evenly picked. Raises ValueError for bad trajectories, colours or steps < 2.
     """
-    panels = as_panels(trajectories)
+    panels = as_panels(trajectories, images=True)
     if steps < 2:
         raise ValueError(f"steps must be at least 2 (data and noise), got {steps}")
-    palette, indices = particle_colors({k: p.start for k, p in panels.items()}, color)
-    arrays = {name: path.to_numpy() for name, path in panels.items()}
-    view = view_square(states for _, states in arrays.values())
-    first_times = next(iter(arrays.values()))[0]
-    shared_times = all(np.array_equal(first_times, times) for times, _ in arrays.values())
-    columns = min(steps, max(len(times) for times, _ in arrays.values()))
+    draw = _draw_images(panels, color) if are_images(panels) else _draw_points(panels, color, most)
+    grids = {name: path.to_numpy()[0] for name, path in panels.items()}
+    first_times = next(iter(grids.values()))
+    shared_times = all(np.array_equal(first_times, times) for times in grids.values())
+    columns = min(steps, max(len(times) for times in grids.values()))
     with style():
         figure, grid = plt.subplots(
             len(panels),
@@ -51,20 +64,57 @@ def film_strip(
             squeeze=False,
             layout="compressed",
         )
-        for row, (name, (times, states)) in enumerate(arrays.items()):
-            keep = spread_indices(states.shape[1], most)
-            shades = np.asarray(palette)[indices[name][keep]]
+        for row, (name, times) in enumerate(grids.items()):
             shown = np.linspace(0, len(times) - 1, columns).round().astype(int)
             for column, step in enumerate(shown):
                 axes = grid[row, column]
-                axes.scatter(*states[step, keep].T, s=2.4, c=shades, lw=0, rasterized=True)
-                bare_square(axes, view)
+                draw(axes, name, step)
                 if row == 0 or not shared_times:
                     axes.set_title(_time_label(times, step, side=row == 0))
-            grid[row, 0].set_ylabel(name, fontsize=13, labelpad=6)
+            label = textwrap.fill(name, LABEL_WIDTH)  # a row is not high enough for more
+            size = 11 if "\n" in label else 13
+            grid[row, 0].set_ylabel(label, fontsize=size, labelpad=6)
         if title:
             figure.suptitle(title)
     return figure
+
+
+Draw = Callable[[Axes, str, int], None]
+"""Draws one panel's particles at one step."""
+
+
+def _draw_points(panels: Mapping[str, Trajectory], color: Color, most: int) -> Draw:
+    palette, indices = particle_colors({k: p.start for k, p in panels.items()}, color)
+    states = {name: path.to_numpy()[1] for name, path in panels.items()}
+    view = view_square(states.values())
+
+    def draw(axes: Axes, name: str, step: int) -> None:
+        keep = spread_indices(states[name].shape[1], most)
+        shades = np.asarray(palette)[indices[name][keep]]
+        axes.scatter(*states[name][step, keep].T, s=2.4, c=shades, lw=0, rasterized=True)
+        bare_square(axes, view)
+
+    return draw
+
+
+def _draw_images(panels: Mapping[str, Trajectory], color: Color) -> Draw:
+    if color is not None:
+        raise ValueError("color is for points in the plane; images show their own pixels")
+    states = {name: path.to_numpy()[1] for name, path in panels.items()}
+
+    def draw(axes: Axes, name: str, step: int) -> None:
+        keep = spread_indices(states[name].shape[1], IMAGES)
+        show_images(axes, image_bytes(states[name][step : step + 1, keep])[0])
+
+    return draw
+
+
+def show_images(axes: Axes, images: np.ndarray) -> None:
+    """Images of `image_bytes`, uint8 (B, H, W, C), side by side on bare axes."""
+    axes.imshow(mosaic(images), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=False)
 
 
 def paths(
@@ -107,19 +157,24 @@ def alt_text(trajectories: Trajectory | Mapping[str, Trajectory], title: str | N
     >>> alt_text(Trajectory(torch.tensor([0.0, 1.0]), torch.zeros(2, 5, 2)))
     'Particles from data (t = 0.00, left) to noise (t = 1.00, right): 5 particles in 1 step.'
     """
+    panels = as_panels(trajectories, images=True)
+    images = are_images(panels)
     rows = []
-    for name, path in as_panels(trajectories).items():
+    for name, path in panels.items():
         times, states = path.to_numpy()
-        n = len(times) - 1
+        n, count = len(times) - 1, states.shape[1]
+        what = f"{count} particles"
+        if images:
+            what = f"{count} images of {states.shape[-2]} × {states.shape[-1]} pixels"
         label = f"{name}, " if name else ""
-        rows.append(f"{label}{states.shape[1]} particles in {n} step{'' if n == 1 else 's'}")
+        rows.append(f"{label}{what} in {n} step{'' if n == 1 else 's'}")
     digits = digits_for(times)
     return (
         (f"{title}. " if title else "")
-        + f"Particles from data (t = {times[0]:.{digits}f}, left) "
+        + f"{'Images' if images else 'Particles'} from data (t = {times[0]:.{digits}f}, left) "
         + f"to noise (t = {times[-1]:.{digits}f}, right): "
         + "; ".join(rows)
-        + "."
+        + (f"; {RANGE_IN_WORDS}." if images else ".")
     )
 
 

@@ -325,19 +325,27 @@ function drawPanel(view, panel) {
   brush.beginPath();
   brush.rect(left + 1, top + 1, side - 2, side - 2);
   brush.clip();
+  if (view.images) drawImages(view, panel);
+  else drawPlane(view, panel);
+  brush.restore();
+  drawAxis(view, panel);
+  drawMetrics(view, panel);
+}
+
+// Points in the plane, with all that is switched on behind and before them.
+function drawPlane(view, panel) {
+  const { side, top } = view.layout;
+  const left = panelLeft(view, panel);
   const labels = [];
   if (view.underlay) labels.push(drawDensity(view, panel));
+  if (view.warped) labels.push(drawLattice(view, panel));
   if (view.trails) drawTrails(view, panel);
   drawParticles(view, panel);
   if (view.follow >= 0) {
     drawPath(view, panel);
-    const at = coordinates(view, panel, view.follow);
-    plate(view, at ? `(${signed(at[0])}, ${signed(at[1])})` : "not finite", left + 5, top + side - 9);
+    plate(view, place(view, panel), left + 5, top + side - 9);
   }
   if (view.kind >= 0) labels.push(drawArrows(view, panel));
   labels.forEach((label, i) => plate(view, label, left + side - 5, top + 19 + 21 * i, "right"));
   drawBox(view, panel);
-  brush.restore();
-  drawAxis(view, panel);
-  drawMetrics(view, panel);
 }

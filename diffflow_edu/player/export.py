@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -13,8 +15,11 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import animation
+from matplotlib.axes import Axes
 
+from diffflow_edu.figures.images import mosaic
 from diffflow_edu.figures.style import bare_square, digits_for, style
+from diffflow_edu.figures.trajectories import show_images
 from diffflow_edu.player.pack import MISSING, script
 
 if TYPE_CHECKING:
@@ -93,35 +98,25 @@ def film(player: Player, path: str | Path, writer: str, fps: float) -> None:
             "(conda install ffmpeg, apt install ffmpeg), or use save_gif or save_html"
         )
     spec = player.spec
-    run, (x, y, half) = spec["runs"][0], spec["view"]
-    panels, points, steps = len(spec["panels"]), spec["points"], run["frames"]
-    whole = np.frombuffer(player.frames, "<i2")[: steps * panels * points * 2]
-    whole = whole.reshape(steps, panels, points, 2)
-    states = np.where(whole == MISSING, np.nan, whole * spec["reach"] * half + (x, y))
-    colors = np.frombuffer(player.colors, np.uint8)[: panels * points].reshape(panels, points)
-    palette = np.asarray(spec["colorings"][0]["palette"])
+    run, panels = spec["runs"][0], len(spec["panels"])
     times = np.asarray(run["times"])
     digits = digits_for(times)
     with style():
         figure, grid = plt.subplots(
             1, panels, figsize=(3.6 * panels, 4.2), squeeze=False, layout="constrained"
         )
-        clouds = []
-        for panel, axes in enumerate(grid[0]):
-            shades = palette[colors[panel]]
-            clouds.append(axes.scatter(*states[0, panel].T, s=4, c=shades, lw=0))
-            bare_square(axes, (x, y, half))
+        draw = _images(player, grid[0]) if "images" in spec else _points(player, grid[0])
         if spec["title"]:
             figure.suptitle(spec["title"])
 
         def show(step: int) -> None:
+            draw(step)
             for panel, axes in enumerate(grid[0]):
-                clouds[panel].set_offsets(states[step, panel])
                 name = spec["panels"][panel]
                 time = f"t = {times[panel, step]:.{digits}f}"
                 axes.set_title(f"{name} · {time}" if name else time)
 
-        order = list(range(steps))
+        order = list(range(run["frames"]))
         if spec["direction"] == "backward":
             order.reverse()
         still = round(HOLD * fps)
@@ -131,3 +126,41 @@ def film(player: Player, path: str | Path, writer: str, fps: float) -> None:
             moving.save(path, writer=writer, fps=fps, dpi=FILM_DPI)
         finally:
             plt.close(figure)
+
+
+def _points(player: Player, grid: Sequence[Axes]) -> Callable[[int], None]:
+    """Particles of the first run on the axes; returns what moves them to a step."""
+    spec = player.spec
+    x, y, half = spec["view"]
+    shape = (spec["runs"][0]["frames"], len(grid), spec["points"], 2)
+    whole = np.frombuffer(player.frames, "<i2")[: math.prod(shape)].reshape(shape)
+    states = np.where(whole == MISSING, np.nan, whole * spec["reach"] * half + (x, y))
+    colors = np.frombuffer(player.colors, np.uint8)[: shape[1] * shape[2]].reshape(shape[1:3])
+    palette = np.asarray(spec["colorings"][0]["palette"])
+    clouds = []
+    for panel, axes in enumerate(grid):
+        shades = palette[colors[panel]]
+        clouds.append(axes.scatter(*states[0, panel].T, s=4, c=shades, lw=0))
+        bare_square(axes, (x, y, half))
+
+    def draw(step: int) -> None:
+        for panel, cloud in enumerate(clouds):
+            cloud.set_offsets(states[step, panel])
+
+    return draw
+
+
+def _images(player: Player, grid: Sequence[Axes]) -> Callable[[int], None]:
+    """Images of the first run on the axes; returns what moves them to a step."""
+    spec = player.spec
+    sizes = [spec["images"][name] for name in ("height", "width", "channels")]
+    shape = (spec["runs"][0]["frames"], len(grid), spec["points"], *sizes)
+    images = np.frombuffer(player.frames, np.uint8)[: math.prod(shape)].reshape(shape)
+    for panel, axes in enumerate(grid):
+        show_images(axes, images[0, panel])
+
+    def draw(step: int) -> None:
+        for panel, axes in enumerate(grid):
+            axes.images[0].set_data(mosaic(images[step, panel]))
+
+    return draw

@@ -1,4 +1,4 @@
-// Arrows on a grid and the density underlay.
+// Arrows of fields, the density underlay and the warped grid.
 
 const BINS = 64;
 const BLUR = [0.061, 0.242, 0.394, 0.242, 0.061]; // a Gaussian of one bin, applied twice
@@ -55,11 +55,12 @@ function drawDensity(view, panel) {
 // Lengths are relative to the step's own scale, which the label tells.
 function drawArrows(view, panel) {
   const { brush, arrows, layout } = view;
-  const field = view.fields.panels[panel];
+  const field = view.fields.runs[view.runIndex][panel];
   if (!field) return "no field";
   const side = view.fields.grid;
-  const step = Math.round(view.position);
-  const start = 2 * side * side * ((view.run.frames * (3 * field.index + view.kind)) + step);
+  const { stride } = view.fields; // with many steps, only every stride-th one has its arrows
+  const step = Math.min(Math.round(view.position / stride), field.frames - 1);
+  const start = field.offset + 2 * side * side * (field.frames * view.kind + step);
   const cell = layout.side / side;
   const unit = (view.fields.longest / 127) * cell * 0.85;
   const line = new Path2D();
@@ -83,5 +84,46 @@ function drawArrows(view, panel) {
   brush.stroke(line);
   brush.globalAlpha = 1;
   const scale = field.scales[view.kind][step];
-  return `${view.fields.kinds[view.kind]}, long arrows ≈ ${scale.toPrecision(2)}`;
+  const when = stride > 1 ? ` at step ${step * stride}` : "";
+  return `${view.fields.kinds[view.kind]}${when}, long arrows ≈ ${scale.toPrecision(2)}`;
+}
+
+// The lattice as the flow has carried it so far: both families of lines through its crossings.
+function drawLattice(view, panel) {
+  const { brush, lattice, layout, position, run } = view;
+  const offset = view.grids.runs[view.runIndex][panel];
+  if (offset === undefined) return "no grid";
+  const { lines } = view.grids;
+  const low = Math.floor(position);
+  const share = position - low;
+  const a = offset + 2 * lines * lines * low;
+  const b = offset + 2 * lines * lines * Math.min(low + 1, run.frames - 1);
+  const scale = (layout.side / 2) * view.reach;
+  const middle = [panelLeft(view, panel) + layout.side / 2, layout.top + layout.side / 2];
+  const path = new Path2D();
+  const follow = (first, stride) => {
+    let drawing = false;
+    for (let k = 0; k < lines; k++) {
+      const i = 2 * (first + k * stride);
+      if (lattice[a + i] === MISSING || lattice[b + i] === MISSING) {
+        drawing = false;
+        continue;
+      }
+      const x = middle[0] + scale * (lattice[a + i] + share * (lattice[b + i] - lattice[a + i]));
+      const up = lattice[a + i + 1] + share * (lattice[b + i + 1] - lattice[a + i + 1]);
+      if (drawing) path.lineTo(x, middle[1] - scale * up);
+      else path.moveTo(x, middle[1] - scale * up);
+      drawing = true;
+    }
+  };
+  for (let line = 0; line < lines; line++) {
+    follow(line * lines, 1);
+    follow(line, lines);
+  }
+  brush.globalAlpha = 0.5;
+  brush.strokeStyle = view.ink;
+  brush.lineWidth = 1;
+  brush.stroke(path);
+  brush.globalAlpha = 1;
+  return "grid: a square of data, carried";
 }

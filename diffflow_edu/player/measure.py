@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from diffflow_edu.figures.style import spread_indices
-from diffflow_edu.metrics import DATA_SEED, leak, sliced_w2
+from diffflow_edu.metrics import DATA_SEED, _directions, leak, sliced_w2
 from diffflow_edu.toy import Density
 
 PROJECTIONS = 32
@@ -29,15 +29,30 @@ def step_metrics(states: np.ndarray, density: Density) -> dict[str, list[float |
     [0.0]
     """
     count = min(states.shape[1], MOST)
-    data = density.sample(count, seed=DATA_SEED)
     noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(DATA_SEED))
-    result: dict[str, list[float | None]] = {"W2 to data": [], "W2 to N(0, I)": [], "leak": []}
-    for step in states:
-        x = torch.from_numpy(step).float()
-        finite = x[x.isfinite().all(dim=1)]
-        finite = finite[spread_indices(len(finite), MOST)]
-        for name, target in (("W2 to data", data), ("W2 to N(0, I)", noise)):
-            value = sliced_w2(finite, target, PROJECTIONS) if len(finite) else None
-            result[name].append(value)
-        result["leak"].append(leak(x, density))
+    targets = {"W2 to data": density.sample(count, seed=DATA_SEED), "W2 to N(0, I)": noise}
+    x = torch.from_numpy(states).float()
+    finite = x.isfinite().all(dim=2)
+    whole = finite.all(dim=1).numpy()  # steps that lack no particle are measured together
+    result: dict[str, list[float | None]] = {}
+    together = x[whole][:, spread_indices(states.shape[1], MOST)]
+    for name, target in targets.items():
+        values = np.full(len(states), np.nan)
+        values[whole] = _sliced_w2_of_many(together, target)
+        for i in np.flatnonzero(~whole):
+            there = x[i][finite[i]]
+            if len(there):
+                kept = there[spread_indices(len(there), MOST)]
+                values[i] = sliced_w2(kept, target, PROJECTIONS)
+        result[name] = [None if np.isnan(value) else float(value) for value in values]
+    result["leak"] = [leak(step, density) for step in x]
     return result
+
+
+def _sliced_w2_of_many(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """`sliced_w2` of every x (k, n, 2) to one y (n, 2), as (k,): the same sum, sorted once."""
+    directions = _directions(PROJECTIONS, 2, seed=0)
+    quantiles = [
+        np.sort((each.double() @ directions).mT.contiguous().numpy(), axis=-1) for each in (x, y)
+    ]
+    return np.sqrt(np.square(quantiles[0] - quantiles[1]).mean(axis=(-1, -2)))

@@ -1,8 +1,7 @@
-"""What travels to the page: the script, the positions as small integers, and the colours."""
+"""What travels to the page: the script, positions or pixels as small integers, and the colours."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +9,19 @@ import numpy as np
 import seaborn as sns
 import torch
 
-from diffflow_edu.figures.style import NO_MODE, SHADES, Color, as_panels, particle_colors
+from diffflow_edu.figures.images import columns_for, image_bytes
+from diffflow_edu.figures.style import (
+    NO_MODE,
+    SHADES,
+    Color,
+    particle_colors,
+    spread_indices,
+    view_square,
+)
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
-SCRIPTS = ("page.js", "draw.js", "fields.js", "player.js")
+SCRIPTS = ("page.js", "draw.js", "images.js", "fields.js", "follow.js", "player.js")
 """One module when put together in this order; anywidget takes one string."""
 
 REACH = 4.0
@@ -24,6 +31,15 @@ LARGEST = 32767
 MISSING = -32768
 """Stands for NaN and infinite coordinates; the only value that no position takes."""
 
+IMAGE_BYTES = 2_400_000
+"""So many bytes of images are sent at most: 32 of MNIST's size in 3 panels and 31 frames."""
+
+MOST_IMAGES = 36
+"""More of them in one panel are too small to be told apart."""
+
+Square = tuple[float, float, float]
+"""Centre x, centre y and half side of what a panel shows, as `view_square` gives them."""
+
 Colors = Color | Mapping[str, Color]
 """One way to colour the particles, or several by name."""
 
@@ -32,76 +48,6 @@ def script() -> str:
     """The player's ES module."""
     here = Path(__file__).parent
     return "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
-
-
-def unfold(trajectories: object) -> tuple[dict[str, list[str]], list[dict[str, Trajectory]]]:
-    """The dials of a nested dict, and the panels for every setting of them, last dial fastest.
-
-    A dict with one name and a dict of settings is a dial, ``{"N": {5: panels, 10: panels}}``, and
-    panels are what `as_panels` takes. Dials nest: each setting may hold another dial. Raises
-    ValueError unless every setting offers the same dials, panels and number of particles, and the
-    panels of one setting the same number of steps.
-    """
-    runs = _unfold(trajectories)
-    (_, first), *_ = runs
-    _check_alike(first)
-    for setting, panels in runs[1:]:
-        where = ", ".join(f"{dial} = {value}" for dial, value in setting.items())
-        _check_alike(panels)
-        if list(panels) != list(first):
-            raise ValueError(
-                "trajectories must have the same panels at every setting of a dial, got "
-                f"{list(first)} and, at {where}, {list(panels)}"
-            )
-        counts = [next(iter(p.values())).states.shape[1] for p in (first, panels)]
-        if counts[0] != counts[1]:
-            raise ValueError(
-                "trajectories must have the same number of particles at every setting of a dial, "
-                f"got {counts[0]} and, at {where}, {counts[1]}"
-            )
-    names = list(runs[0][0])
-    dials = {name: list(dict.fromkeys(s.get(name) for s, _ in runs)) for name in names}
-    every = [dict(zip(names, values, strict=True)) for values in itertools.product(*dials.values())]
-    if [setting for setting, _ in runs] != every:
-        raise ValueError(
-            "trajectories must offer the same dials, with the same settings, at every setting of "
-            f"an outer dial, got {[setting for setting, _ in runs]}"
-        )
-    return dials, [panels for _, panels in runs]
-
-
-def _unfold(trajectories: object) -> list[tuple[dict[str, str], dict[str, Trajectory]]]:
-    nested = isinstance(trajectories, Mapping) and any(
-        isinstance(value, Mapping) for value in trajectories.values()
-    )
-    if not nested:
-        return [({}, as_panels(trajectories))]
-    if len(trajectories) != 1:
-        raise ValueError(
-            "trajectories: a dial is a dict with one name, such as {'N': {5: …, 10: …}}; "
-            f"got the names {list(trajectories)}"
-        )
-    ((name, settings),) = trajectories.items()
-    if not settings:
-        raise ValueError(f"trajectories: the dial {name!r} must have at least one setting")
-    return [
-        ({str(name): str(value)} | inner, panels)
-        for value, below in settings.items()
-        for inner, panels in _unfold(below)
-    ]
-
-
-def _check_alike(panels: Mapping[str, Trajectory]) -> None:
-    first, *others = panels
-    n, b = panels[first].states.shape[:2]
-    for name in others:
-        other_n, other_b = panels[name].states.shape[:2]
-        if (other_n, other_b) != (n, b):
-            raise ValueError(
-                "trajectories must have the same number of steps and particles in every panel, got "
-                f"{n - 1} steps × {b} particles in {first!r} and "
-                f"{other_n - 1} steps × {other_b} particles in {name!r}"
-            )
 
 
 def colorings(
@@ -164,3 +110,40 @@ def quantise(states: np.ndarray, centre: tuple[float, float], reach: float) -> n
     scaled = (np.where(there, states, 0.0).astype(np.float64) - centre) / reach
     whole = np.rint(np.clip(scaled, -1.0, 1.0) * LARGEST)
     return np.where(there, whole, MISSING).astype("<i2")
+
+
+def pack_points(
+    runs: Sequence[Mapping[str, Trajectory]], most: int
+) -> tuple[list[np.ndarray], np.ndarray, Square]:
+    """States (N + 1, panels, points, 2) of every run, the particles kept, and the view."""
+    first = next(iter(runs[0].values()))
+    keep = spread_indices(first.states.shape[1], most)
+    states = [np.stack([p.to_numpy()[1][:, keep] for p in run.values()], 1) for run in runs]
+    return states, keep, view_square(states)
+
+
+def pack_images(
+    runs: Sequence[Mapping[str, Trajectory]], most: int
+) -> tuple[list[np.ndarray], np.ndarray, dict[str, int]]:
+    """Bytes (N + 1, panels, images, H, W, C) of every run, the images kept, and their sizes.
+
+    As many images as fit into `IMAGE_BYTES`, at most `MOST_IMAGES`. Raises ValueError where not
+    even one fits.
+    """
+    first = next(iter(runs[0].values()))
+    every = first.states.shape[1]
+    channels = first.states.shape[2] if first.states.ndim == 5 else 1
+    height, width = first.states.shape[-2:]
+    one = sum(len(path) for run in runs for path in run.values()) * height * width * channels
+    if one > IMAGE_BYTES:
+        raise ValueError(
+            f"trajectories: one image of {height} × {width} pixels at every step takes "
+            f"{one / 1e6:.1f} MB, allowed are {IMAGE_BYTES / 1e6:g}; "
+            "pass every k-th step, Trajectory(path.times[::k], path.states[::k])"
+        )
+    keep = spread_indices(every, min(most, MOST_IMAGES, IMAGE_BYTES // one))
+    packed = [
+        np.stack([image_bytes(p.to_numpy()[1][:, keep]) for p in run.values()], 1) for run in runs
+    ]
+    sizes = {"height": height, "width": width, "channels": channels, "of": every}
+    return packed, keep, sizes | {"columns": columns_for(len(keep), height, width)}

@@ -167,18 +167,23 @@ function build(spec) {
   const speed = choice("speed", SPEEDS.map((s) => `${s}×`), SPEEDS.indexOf(1));
   const trails = toggleButton("trails", "trails");
   const colouring = choice("colour by", spec.colorings.map((c) => c.name));
-  const another = button("follow another particle", "follow one");
+  const one = spec.images ? "image" : "particle";
+  const another = button(`follow another ${one}`, "follow one");
   const around = button("follow the region around it", "its region");
   const clear = button("clear the selection", "clear");
   const dials = spec.dials.map((dial) => choice(dial.name, dial.values));
   const turned = spec.dials.map((dial, i) => labelled(`${dial.name} =`, dials[i]));
   const density = toggleButton("density", "density");
+  const grid = toggleButton("grid", "grid");
   const arrows = choice("arrows", ["none", ...spec.fields.kinds]);
-  const pointed = Object.keys(spec.fields.panels).length ? [labelled("arrows", arrows)] : [];
-  const tools = row(
-    ...turned, loop, speed, trails, density, ...pointed, labelled("colour", colouring),
-    another, around, clear,
-  );
+  const some = (runs) => runs.some((run) => Object.keys(run).length);
+  // Controls without anything to show are left out.
+  const plane = spec.images ? [] : [trails, density];
+  if (some(spec.lattice.runs)) plane.push(grid);
+  if (some(spec.fields.runs)) plane.push(labelled("arrows", arrows));
+  if (!spec.images) plane.push(labelled("colour", colouring));
+  const chosen = spec.images ? [another, clear] : [another, around, clear];
+  const tools = row(...turned, loop, speed, ...plane, ...chosen);
   // role="status" is a live region too: what is followed is told apart from where time stands.
   const status = element(
     "div",
@@ -192,7 +197,7 @@ function build(spec) {
   }
   root.append(canvas, row(back, play, next, data, slider, noise, readout, turn), tools, status);
   return {
-    root, canvas, back, play, next, slider, readout, turn, dials, density, arrows,
+    root, canvas, back, play, next, slider, readout, turn, dials, density, grid, arrows,
     loop, speed, trails, colouring, another, around, clear, status,
   };
 }

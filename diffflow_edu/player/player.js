@@ -1,10 +1,8 @@
 // The trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
-// page.js builds the controls, draw.js and fields.js paint; together they are one module (pack.py).
+// page.js builds the controls; draw.js, images.js and fields.js paint; follow.js knows what is
+// followed. Together they are one module (pack.py).
 
-const CLICK = 4; // a pointer that moved less has clicked, not dragged
-const NEAR = 14; // how far from a particle a click still means it
 const REST = 0.6; // seconds for which a loop shows its end
-const REGION = 0.09; // half the side of "its region", as a share of the panel
 
 function aligned(view, Type) {
   const start = view.byteOffset;
@@ -33,16 +31,20 @@ function render({ model, el }) {
   let rested = 0; // seconds at the end of a loop
   let speed = 1;
   let loop = false;
-  let pressed = null; // where the pointer went down
   let coloring = 0;
   const view = {
     brush: canvas.getContext("2d"),
-    frames: aligned(model.get("frames"), Int16Array),
+    images: spec.images || null,
+    sheets: spec.images && imageSheets(spec.images, spec.points),
+    frames: aligned(model.get("frames"), spec.images ? Uint8Array : Int16Array),
     colors: aligned(model.get("colors"), Uint8Array),
     arrows: aligned(model.get("arrows"), Int8Array),
     exact: aligned(model.get("exact"), Uint8Array),
+    lattice: aligned(model.get("lattice"), Int16Array),
     fields: spec.fields,
+    grids: spec.lattice,
     kind: -1, // of the arrows
+    warped: false,
     underlay: false,
     titles: spec.panels,
     points: spec.points,
@@ -69,6 +71,7 @@ function render({ model, el }) {
   }
 
   function takeColors() {
+    if (view.images) return;
     view.palette = spec.colorings[coloring].palette;
     view.colorStart = (coloring * spec.runs.length + view.runIndex) * count * view.points;
     view.layout = null; // the layer of particles holds the palette's colours
@@ -101,7 +104,7 @@ function render({ model, el }) {
     if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
     if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
     const size = Math.round((2.2 + side * 0.005) * ratio);
-    const layer = particleLayer(view.palette, Math.round(side * ratio), size);
+    const layer = view.images ? null : particleLayer(view.palette, Math.round(side * ratio), size);
     view.layout = { ratio, side, top, size, width, layer };
   }
 
@@ -131,35 +134,12 @@ function render({ model, el }) {
     if (slider.value !== String(step)) slider.value = String(step);
     slider.setAttribute("aria-valuetext", text);
     if (playing) return;
-    tell();
+    const told = followedInWords(view);
+    if (parts.status.textContent !== told) parts.status.textContent = told;
     const measured = spec.panels.map((name, panel) =>
       [name, ...metricLines(view, panel)].filter(Boolean).join(", "),
     );
     canvas.setAttribute("aria-description", measured.join("; "));
-  }
-
-  // What is followed, in words.
-  function tell() {
-    let text = "Click a particle to see its way; drag a box to follow a region.";
-    if (view.follow >= 0) {
-      const step = Math.round(view.position);
-      const places = spec.panels.map((name, panel) => {
-        const at = coordinates(view, panel, view.follow);
-        const time = view.sharedTimes ? "" : `t = ${timeOf(view, panel).toFixed(view.digits)} `;
-        const where = at ? `(${signed(at[0])}, ${signed(at[1])})` : "not finite";
-        return `${name ? `${name} ` : ""}${time}${where}`;
-      });
-      const time = view.sharedTimes ? ` · t = ${timeOf(view, 0).toFixed(view.digits)}` : "";
-      text = `particle ${view.follow} · step ${step}${time} · ${places.join(" · ")}`;
-    }
-    if (view.chosen) {
-      const many = view.chosen.reduce((sum, one) => sum + one, 0);
-      const region = many
-        ? `following ${many} of ${view.points} particles`
-        : "no particle is in this box";
-      text = view.follow >= 0 ? `${region} · ${text}` : region;
-    }
-    if (parts.status.textContent !== text) parts.status.textContent = text;
   }
 
   function showButtons() {
@@ -171,6 +151,7 @@ function render({ model, el }) {
     press(parts.loop, loop);
     press(parts.trails, view.trails);
     press(parts.density, view.underlay);
+    press(parts.grid, view.warped);
     parts.around.disabled = view.follow < 0;
     parts.clear.disabled = view.follow < 0 && !view.chosen;
     for (const each of [parts.around, parts.clear]) each.style.opacity = each.disabled ? 0.5 : 1;
@@ -242,100 +223,7 @@ function render({ model, el }) {
 
   const clear = () => select(-1, null);
 
-  // The particles of one panel in a box of pixels, as 0 and 1 a particle.
-  function within(panel, { x, y, width, height }) {
-    const chosen = new Uint8Array(view.points);
-    for (let i = 0; i < view.points; i++) {
-      const at = spot(view, panel, i, view.position);
-      if (!at) continue;
-      const inside = at[0] >= x && at[0] <= x + width && at[1] >= y && at[1] <= y + height;
-      chosen[i] = inside ? 1 : 0;
-    }
-    return chosen;
-  }
-
-  function nearest(panel, x, y) {
-    let best = -1;
-    let least = NEAR * NEAR;
-    for (let i = 0; i < view.points; i++) {
-      const at = spot(view, panel, i, view.position);
-      if (!at) continue;
-      const distance = (at[0] - x) ** 2 + (at[1] - y) ** 2;
-      if (distance <= least) [best, least] = [i, distance];
-    }
-    return best;
-  }
-
-  // From the keyboard: each press follows another particle, far from the one before in the list.
-  function followAnother() {
-    const stride = Math.max(1, Math.round(view.points * 0.382));
-    for (let k = 1; k <= view.points; k++) {
-      const i = (Math.max(view.follow, 0) + k * stride) % view.points;
-      if (spot(view, 0, i, view.position)) return select(i, view.chosen);
-    }
-    return undefined;
-  }
-
-  function followAround() {
-    const { side } = view.layout;
-    for (let panel = 0; panel < count; panel++) {
-      const at = spot(view, panel, view.follow, view.position);
-      if (!at) continue;
-      const reach = REGION * side;
-      const box = { x: at[0] - reach, y: at[1] - reach, width: 2 * reach, height: 2 * reach };
-      return select(view.follow, within(panel, box));
-    }
-    return undefined;
-  }
-
-  function boxTo(event) {
-    const { side, top } = view.layout;
-    const left = panelLeft(view, pressed.panel);
-    const x = Math.min(Math.max(event.offsetX, left), left + side);
-    const y = Math.min(Math.max(event.offsetY, top), top + side);
-    return {
-      panel: pressed.panel,
-      x: Math.min(x, pressed.x),
-      y: Math.min(y, pressed.y),
-      width: Math.abs(x - pressed.x),
-      height: Math.abs(y - pressed.y),
-    };
-  }
-
-  on(canvas, "pointerdown", (event) => {
-    canvas.focus({ preventScroll: true });
-    if (event.button !== 0 || !view.layout) return;
-    const { side, top } = view.layout;
-    const panel = Math.floor(event.offsetX / (side + GAP));
-    const inside =
-      panel < count &&
-      event.offsetX - panelLeft(view, panel) <= side &&
-      event.offsetY >= top &&
-      event.offsetY <= top + side;
-    if (!inside) return;
-    pressed = { panel, x: event.offsetX, y: event.offsetY };
-    canvas.setPointerCapture(event.pointerId);
-  });
-  on(canvas, "pointermove", (event) => {
-    if (!pressed) return;
-    const box = boxTo(event);
-    if (!view.box && Math.max(box.width, box.height) < CLICK) return;
-    if (playing) pause(); // a box around things that move means nothing
-    view.box = box;
-    schedule();
-  });
-  on(canvas, "pointerup", (event) => {
-    if (!pressed) return;
-    const { panel, x, y } = pressed;
-    const box = view.box && boxTo(event);
-    pressed = null;
-    if (box) select(-1, within(panel, box));
-    else select(nearest(panel, x, y), null);
-  });
-  on(canvas, "pointercancel", () => {
-    pressed = view.box = null;
-    schedule();
-  });
+  followPointer(view, canvas, on, { rest: () => playing && pause(), schedule, select });
 
   // Controls ----------------------------------------------------------------------------------
 
@@ -355,16 +243,13 @@ function render({ model, el }) {
   on(parts.speed, "change", () => {
     speed = SPEEDS[Number(parts.speed.value)];
   });
-  on(parts.trails, "click", () => {
-    view.trails = !view.trails;
-    showButtons();
-    redraw();
-  });
-  on(parts.density, "click", () => {
-    view.underlay = !view.underlay;
-    showButtons();
-    redraw();
-  });
+  for (const [name, layer] of [["trails", "trails"], ["density", "underlay"], ["grid", "warped"]]) {
+    on(parts[name], "click", () => {
+      view[layer] = !view[layer];
+      showButtons();
+      redraw();
+    });
+  }
   on(parts.arrows, "change", () => {
     view.kind = Number(parts.arrows.value) - 1;
     redraw();
@@ -375,8 +260,8 @@ function render({ model, el }) {
     redraw();
   });
   for (const dial of parts.dials) on(dial, "change", turnDials);
-  on(parts.another, "click", followAnother);
-  on(parts.around, "click", followAround);
+  on(parts.another, "click", () => select(another(view), view.chosen));
+  on(parts.around, "click", () => select(view.follow, region(view)));
   on(parts.clear, "click", clear);
   on(root, "keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;

@@ -6,7 +6,6 @@ the player stays smooth on a slow connection.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -16,26 +15,34 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from diffflow_edu.figures.style import digits_for, spread_indices, view_square
+from diffflow_edu.figures.images import RANGE_IN_WORDS
+from diffflow_edu.figures.style import are_images, digits_for, spread_indices
 from diffflow_edu.figures.trajectories import alt_text, film_strip
 from diffflow_edu.player import export
-from diffflow_edu.player.fields import (
-    GRID,
-    KINDS,
-    LONGEST,
-    arrows,
-    check_fields,
-    exact_density,
-)
+from diffflow_edu.player.dials import models_at, settings_of, unfold
+from diffflow_edu.player.fields import check_fields, exact_density, pack_fields
+from diffflow_edu.player.lattice import check_lattice, pack_lattice
 from diffflow_edu.player.measure import step_metrics
-from diffflow_edu.player.pack import LARGEST, REACH, Colors, colorings, quantise, script, unfold
+from diffflow_edu.player.pack import (
+    LARGEST,
+    REACH,
+    Colors,
+    colorings,
+    pack_images,
+    pack_points,
+    quantise,
+    script,
+)
 from diffflow_edu.player.twin import WidgetWithTwin, small_png, write
-from diffflow_edu.processes.base import Trajectory
+from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.toy import Density
 
 FILM_STRIP_SETTINGS = 3
 FILM_STRIP_POINTS = 1500
+
+NO_VIEW = (0.0, 0.0, 1.0)
+"""Images have no place in the plane."""
 
 
 def play(
@@ -48,13 +55,15 @@ def play(
     autoplay: bool = False,
     max_points: int = 2000,
     density: Density | None = None,
-    fields: Mapping[str, DiffFlow] | None = None,
+    fields: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Any] | None = None,
 ) -> Player:
     """Watch particles travel between data and noise, one panel per trajectory, side by side.
 
     Click a particle to see its way in every panel, drag a box to follow a region.
 
-    trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), with the
+    trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), or images
+        (N + 1, B, H, W) or (N + 1, B, C, H, W) with C = 1 or 3 and pixels from −1 to 1, with the
         same N and B in every panel. ``{"N": {5: panels, 10: panels}}`` puts a dial into the
         player, one setting of which is shown at a time; the settings may differ in N.
     color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
@@ -64,14 +73,20 @@ def play(
     direction: "forward" starts at the data, "backward" at the noise.
     fps: steps a second when playing; by default the whole way takes 4 s.
     autoplay: start playing at once, unless the reader's system asks for less motion.
-    max_points: at most so many particles are shown in a panel, evenly picked.
+    max_points: at most so many particles are shown in a panel, evenly picked; of images at most
+        36, and in all panels no more than 2.4 MB.
     density: what the particles should look like at t = 0; adds the colours "mode" and
         "log-density", and below each panel the sliced W2 to it and to N(0, I) and the leak, at
         every step; the density underlay is then exact at t = 0.
     fields: models by panel title, whose drift, score and backward drift can be shown as arrows.
+        With a dial they hold at every setting, or are nested as the trajectories are. Where the
+        arrows take more than 0.4 MB, some steps show those of a step nearby.
+    grid: flows by panel title, or nested too: a regular lattice on the data side can be shown as
+        the flow carries it. A process with noise is a ValueError.
 
-    Returns a widget; where none can run, its film strip and its text are shown. Raises ValueError
-    for trajectories that do not fit together, colours of the wrong length, and bad options.
+    Images take none of color, density, fields and grid. Returns a widget; where none can run, its
+    film strip and its text are shown. Raises ValueError for trajectories that do not fit together,
+    colours of the wrong length, and bad options.
 
     >>> import torch
     >>> path = Trajectory(torch.linspace(0, 1, 4), torch.zeros(4, 5, 2))
@@ -89,6 +104,7 @@ still, 5 particles in 3 steps.
         max_points=max_points,
         density=density,
         fields=fields,
+        grid=grid,
     )
 
 
@@ -98,13 +114,17 @@ class Player(WidgetWithTwin):
     _esm = script()
 
     frames = traitlets.Bytes().tag(sync=True)
-    """int16, little-endian, (N + 1, panels, points, 2) for each run, one after another."""
+    """For each run, one after another: int16, little-endian, (N + 1, panels, points, 2), or of
+    images uint8 (N + 1, panels, images, H, W, C)."""
 
     colors = traitlets.Bytes().tag(sync=True)
     """uint8, (colourings, runs, panels, points): indices into the palettes of `spec`."""
 
     arrows = traitlets.Bytes().tag(sync=True)
-    """int8, (models, kinds, N + 1, GRID², 2): see `fields.arrows`; empty without fields."""
+    """int8, (kinds, steps, GRID², 2) for each model: see `fields.arrows`."""
+
+    lattice = traitlets.Bytes().tag(sync=True)
+    """int16, (N + 1, lines², 2) for each flow: see `lattice.pack_lattice`."""
 
     exact = traitlets.Bytes().tag(sync=True)
     """uint8, (PIXELS, PIXELS): see `fields.exact_density`; empty without a density."""
@@ -123,7 +143,8 @@ class Player(WidgetWithTwin):
         autoplay: bool = False,
         max_points: int = 2000,
         density: Density | None = None,
-        fields: Mapping[str, DiffFlow] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        grid: Mapping[str, Any] | None = None,
     ) -> None:
         dials, runs = unfold(trajectories)
         if direction not in ("forward", "backward"):
@@ -134,68 +155,33 @@ class Player(WidgetWithTwin):
             raise ValueError(f"max_points must be at least 1, got {max_points}")
         if density is not None and not isinstance(density, Density):
             raise ValueError(f"density must be a toy density, got {type(density).__name__}")
-        fields = fields or {}
-        check_fields(fields, runs[0], dials)
-        choices = colorings(runs, color, density)
-
-        titles = list(runs[0])
-        keep = spread_indices(runs[0][titles[0]].states.shape[1], max_points)
-        states = [np.stack([p.to_numpy()[1][:, keep] for p in run.values()], 1) for run in runs]
-        times = [np.stack([p.to_numpy()[0] for p in run.values()]) for run in runs]
-        x, y, half = view_square(states)
-        described, offset = [], 0
-        for each, at in zip(states, times, strict=True):
-            metrics = []
-            if density is not None:
-                metrics = [step_metrics(panel, density) for panel in each.swapaxes(0, 1)]
-            lost = (~np.isfinite(each).all(axis=3)).any(axis=0).sum(axis=1)
-            described.append(
-                {
-                    "frames": len(each),
-                    "offset": offset,
-                    "times": at.tolist(),
-                    "missing": lost.tolist(),
-                    "metrics": metrics,
-                }
-            )
-            offset += each.size
-        drawn, scales = (
-            zip(*(arrows(m, (x, y, half)) for m in fields.values()), strict=True)
-            if fields
-            else ((), ())
-        )
         self._trajectories, self._title = _rows(dials, runs), title
-        self._color = next(iter(color.values())) if isinstance(color, Mapping) else color
-        super().__init__(
-            frames=b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
-            colors=b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
-            arrows=b"".join(each.tobytes() for each in drawn),
-            exact=exact_density(density, (x, y, half)).tobytes() if density else b"",
-            spec={
-                "fields": {
-                    "grid": GRID,
-                    "kinds": list(KINDS),
-                    "longest": LONGEST,
-                    "panels": {
-                        titles.index(name): {"index": i, "scales": scales[i]}
-                        for i, name in enumerate(fields)
-                    },
-                },
-                "panels": titles,
-                "dials": [{"name": name, "values": values} for name, values in dials.items()],
-                "points": len(keep),
-                "runs": described,
-                "colorings": [{"name": name, "palette": palette} for name, palette, _ in choices],
-                "digits": digits_for(np.concatenate([t.ravel() for t in times])),
-                "reach": REACH / LARGEST,  # one quantum, in half sides of the visible square
-                "view": [x, y, half],
-                "title": title or "",
-                "direction": direction,
-                "fps": fps,
-                "autoplay": autoplay,
-                "alt": self.alt,
-            },
-        )
+        self._color = next(iter(color.values()), None) if isinstance(color, Mapping) else color
+        if are_images(runs[0]):
+            wanted = {"color": color, "density": density, "fields": fields, "grid": grid}
+            buffers, spec = _images(runs, wanted, max_points)
+        else:
+            arrowed = models_at("fields", fields or {}, dials)
+            warped = models_at("grid", grid or {}, dials)
+            for run, models, flows in zip(runs, arrowed, warped, strict=True):
+                check_fields(models, run)
+                check_lattice(flows, run)
+            choices = colorings(runs, color, density)
+            buffers, spec = _points(runs, choices, density, arrowed, warped, max_points)
+        times = [np.stack([p.to_numpy()[0] for p in run.values()]) for run in runs]
+        for run, at in zip(spec["runs"], times, strict=True):
+            run["times"] = at.tolist()
+        spec |= {
+            "panels": list(runs[0]),
+            "dials": [{"name": name, "values": values} for name, values in dials.items()],
+            "digits": digits_for(np.concatenate([t.ravel() for t in times])),
+            "title": title or "",
+            "direction": direction,
+            "fps": fps,
+            "autoplay": autoplay,
+            "alt": self.alt,
+        }
+        super().__init__(**buffers, spec=spec)
 
     @property
     def alt(self) -> str:
@@ -229,14 +215,82 @@ class Player(WidgetWithTwin):
         export.film(self, path, "ffmpeg", fps)
 
 
+Packed = tuple[dict[str, bytes], dict[str, Any]]
+"""The buffers of a player, and its own part of the spec."""
+
+
+def _points(
+    runs: list[dict[str, Trajectory]],
+    choices: list[tuple[str, list[str], list[np.ndarray]]],
+    density: Density | None,
+    fields: list[Mapping[str, DiffFlow]],
+    grid: list[Mapping[str, Process]],
+    most: int,
+) -> Packed:
+    states, keep, view = pack_points(runs, most)
+    described, offset = [], 0
+    for each in states:
+        metrics = []
+        if density is not None:
+            metrics = [step_metrics(panel, density) for panel in each.swapaxes(0, 1)]
+        lost = (~np.isfinite(each).all(axis=3)).any(axis=0).sum(axis=1)
+        described.append(
+            {"frames": len(each), "offset": offset, "missing": lost.tolist(), "metrics": metrics}
+        )
+        offset += each.size
+    x, y, half = view
+    drawn, field_spec = pack_fields(fields, list(runs[0]), view)
+    carried, lattice_spec = pack_lattice(grid, runs, view)
+    buffers = {
+        "frames": b"".join(quantise(s, (x, y), REACH * half).tobytes() for s in states),
+        "colors": b"".join(c[keep].tobytes() for _, _, each in choices for c in each),
+        "arrows": drawn,
+        "lattice": carried,
+        "exact": exact_density(density, view).tobytes() if density else b"",
+    }
+    return buffers, {
+        "points": len(keep),
+        "runs": described,
+        "colorings": [{"name": name, "palette": palette} for name, palette, _ in choices],
+        "fields": field_spec,
+        "lattice": lattice_spec,
+        "reach": REACH / LARGEST,  # one quantum, in half sides of the visible square
+        "view": list(view),
+    }
+
+
+def _images(runs: list[dict[str, Trajectory]], wanted: dict[str, object], most: int) -> Packed:
+    for name, value in wanted.items():
+        if value is not None:
+            raise ValueError(f"{name} is for points in the plane; images show their own pixels")
+    packed, keep, sizes = pack_images(runs, most)
+    described, offset = [], 0
+    for each in packed:
+        lost = (each == 0).any(axis=(3, 4, 5)).any(axis=0).sum(axis=1)
+        described.append(
+            {"frames": len(each), "offset": offset, "missing": lost.tolist(), "metrics": []}
+        )
+        offset += each.size
+    return {"frames": b"".join(each.tobytes() for each in packed)}, {
+        "points": len(keep),
+        "runs": described,
+        "colorings": [],
+        "fields": pack_fields([{} for _ in runs], list(runs[0]), NO_VIEW)[1],
+        "lattice": pack_lattice([{} for _ in runs], runs, NO_VIEW)[1],
+        "images": sizes | {"range": RANGE_IN_WORDS},
+        "reach": 0.0,
+        "view": list(NO_VIEW),
+    }
+
+
 def _rows(
     dials: Mapping[str, list[str]], runs: list[dict[str, Trajectory]]
 ) -> dict[str, Trajectory]:
     """The film strip's rows: the panels, at a few settings of the dials that tell their range."""
-    settings = list(itertools.product(*dials.values()))
+    settings = settings_of(dials)
     rows = {}
     for i in spread_indices(len(runs), FILM_STRIP_SETTINGS):
-        at = ", ".join(f"{name} = {v}" for name, v in zip(dials, settings[i], strict=True))
+        at = ", ".join(f"{name} = {value}" for name, value in settings[i].items())
         for title, path in runs[i].items():
             rows[", ".join(filter(None, (title, at)))] = path
     return rows

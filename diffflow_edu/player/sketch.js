@@ -91,9 +91,11 @@ function build(spec) {
     { width: "150px", accentColor: "#0072B2" },
     { max: "1", "aria-label": "training progress" },
   );
+  const stop = button("Stop");
+  stop.setAttribute("aria-label", "stop training");
   const left = element("span", { fontVariantNumeric: "tabular-nums" });
   const training = row();
-  training.append(train, bar, left);
+  training.append(train, stop, bar, left);
   const status = element(
     "div",
     { marginTop: "8px", minHeight: "1.3em", maxWidth: "44em" },
@@ -110,7 +112,7 @@ function build(spec) {
   note.hidden = true;
   const slot = element("div", { marginTop: "8px" });
   root.append(canvas, tools, training, status, note, slot);
-  return { root, canvas, undo, clear, preset, brush, train, bar, left, status, note, slot };
+  return { root, canvas, undo, clear, preset, brush, train, stop, bar, left, status, note, slot };
 }
 
 // One round dot per palette colour, drawn once; stamping them is faster than drawing circles.
@@ -149,6 +151,7 @@ function render({ model, el, host }) {
   let current = null; // the stroke under the pen
   let alive = false; // a kernel has answered
   let asked = false; // Train was pressed and the kernel has not yet begun
+  let stopping = false; // Stop was pressed and training has not yet ended
   let edited = false; // what the kernel said last was about another drawing
   let rows = new Int16Array(0); // samples that are shown
   let former = rows; // where the same samples were one frame ago
@@ -230,13 +233,15 @@ function render({ model, el, host }) {
     const hint = "Draw with mouse, finger or pen, or choose a drawing from the list.";
     let text = count ? `${drawn} on the pad.` : hint;
     if (asked) text = "Waiting for the kernel…";
-    else if (state === "training") text = "Training. To stop it, interrupt the kernel.";
+    else if (stopping) text = "Stopping…";
+    else if (state === "training") text = `Training, ${spec.seconds} s at most. Stop keeps what is learned.`;
     else if (message && !edited) text = message;
     if (parts.status.textContent !== text) parts.status.textContent = text;
     const failed = state === "error" && !asked && !edited;
     parts.status.style.color = failed ? "var(--jp-error-color1, #c62828)" : "";
     const training = state === "training" && !asked;
-    parts.bar.hidden = parts.left.hidden = !training;
+    for (const part of [parts.bar, parts.left, parts.stop]) part.hidden = !training;
+    parts.stop.disabled = stopping;
     parts.bar.value = share;
     const seconds = left === null ? "" : `, about ${Math.ceil(left)} s left`;
     parts.left.textContent = `${Math.round(100 * share)} %${seconds}`;
@@ -351,7 +356,7 @@ function render({ model, el, host }) {
     asked = false;
     tell({ type: "ping" });
     window.setTimeout(() => {
-      parts.note.hidden = alive || busy();
+      parts.note.hidden = alive;
     }, NO_ANSWER);
     show();
   }
@@ -361,6 +366,12 @@ function render({ model, el, host }) {
     asked = true;
     const { runs } = progress();
     tell({ type: "train", runs, strokes, width: model.get("width") });
+    show();
+  });
+
+  on(parts.stop, "click", () => {
+    stopping = true;
+    tell({ type: "stop" });
     show();
   });
 
@@ -389,6 +400,7 @@ function render({ model, el, host }) {
   model.on("comm_live_update", ping);
   model.on("change:progress", () => {
     asked = edited = false;
+    stopping = stopping && progress().state === "training";
     show();
   });
   model.on("change:samples", () => {

@@ -7,8 +7,10 @@ travel to the page, a few a second.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import math
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +22,15 @@ import torch
 import traitlets
 
 from diffflow_edu.figures.style import MODES, bare_square, style
-from diffflow_edu.player.player import Player, play, quantise
+from diffflow_edu.player.drawings import (
+    PRESETS,
+    THICKEST,
+    THINNEST,
+    checked_strokes,
+    checked_width,
+)
+from diffflow_edu.player.pack import quantise
+from diffflow_edu.player.player import Player, play
 from diffflow_edu.player.twin import WidgetWithTwin, small_png
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
@@ -28,9 +38,6 @@ from diffflow_edu.schedules import Schedule
 from diffflow_edu.toy.density import Density
 from diffflow_edu.toy.strokes import Stroke, from_strokes
 from diffflow_edu.training import History, fit
-
-THINNEST, THICKEST = 0.01, 0.1
-"""Brush widths in half sides of the pad: thinner takes longer to learn than a reader waits."""
 
 LINE_WIDTHS = 4.0
 """A line is drawn so many stds thick: 95 % of the density lies under it."""
@@ -46,35 +53,10 @@ FRAME_SECONDS = 0.35
 FRAME_REACH = 1.3
 """Samples on the canvas cover this many times the pad; it clips them at its edge."""
 
+LONGEST_TRAINING = 30.0
+"""Seconds after which training ends with what it has learned: longer, nobody waits for a pad."""
+
 PICTURE_INCHES = 2.6
-
-
-def _star() -> list[np.ndarray]:
-    turn = 4 * math.pi / 5 * np.arange(6)
-    return [0.85 * np.stack([np.sin(turn), np.cos(turn)], axis=1)]
-
-
-def _spiral() -> list[np.ndarray]:
-    angle = np.linspace(0.3, 5 * math.pi, 90)
-    return [(0.85 / angle[-1] * angle * np.stack([np.cos(angle), np.sin(angle)])).T]
-
-
-def _letter() -> list[np.ndarray]:
-    legs = np.array([[-0.65, -0.8], [0.0, 0.8], [0.65, -0.8]])
-    bar = np.array([[-0.4, -0.2], [0.4, -0.2]])
-    return [legs, bar]
-
-
-def _smile() -> list[np.ndarray]:
-    angle = np.linspace(0, 2 * math.pi, 60)
-    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    lower = circle[30:][5:-5]
-    eyes = [0.09 * circle + (x, 0.3) for x in (-0.32, 0.32)]
-    return [0.85 * circle, 0.5 * lower + (0, 0.02), *eyes]
-
-
-PRESETS = {"star": _star, "spiral": _spiral, "letter": _letter, "smile": _smile}
-"""Drawings to start from, also for those who do not draw with a pointer."""
 
 
 def sketch(
@@ -92,7 +74,7 @@ def sketch(
     width: of the brush: the std of the density across a stroke, in half sides of the pad, from
         0.01 to 0.1.
     steps, warm_start, seed: as in `fit`. With the defaults training takes 15 to 20
-        seconds on one core.
+        seconds on one core; after 30 seconds it ends in any case.
 
     Everything works without a browser too:
 
@@ -109,8 +91,9 @@ def sketch(
 class SketchPad(WidgetWithTwin):
     """What `sketch` returns: the drawing, its density, and the model that learned it.
 
-    The button trains in the kernel's main thread, so the notebook's other cells wait; the kernel's
-    interrupt stops it. Clicks during training are ignored.
+    The button trains in a thread of its own, so that Stop is heard and cells can be run meanwhile.
+    They share torch's global generator with it: where seeds matter, wait for its end. Training ends
+    after `LONGEST_TRAINING` seconds with what it has, and says so.
     """
 
     _esm = Path(__file__).with_name("sketch.js")
@@ -167,15 +150,19 @@ class SketchPad(WidgetWithTwin):
         self._learned: Density | None = None
         self._shown: Player | None = None
         self._runs = 0
+        self._stop = threading.Event()
+        self._only_one = threading.Lock()
+        self._thread: threading.Thread | None = None
         super().__init__(
-            strokes=_checked_strokes(() if drawing is None else drawing),
-            width=_checked_width(width),
+            strokes=checked_strokes(() if drawing is None else drawing),
+            width=checked_width(width),
             spec={
-                "presets": {name: _checked_strokes(make()) for name, make in PRESETS.items()},
+                "presets": {name: checked_strokes(make()) for name, make in PRESETS.items()},
                 "palette": list(MODES),
                 "widths": [THINNEST, THICKEST],
                 "line_widths": LINE_WIDTHS,
                 "reach": FRAME_REACH / 32767,
+                "seconds": LONGEST_TRAINING,
             },
             progress=self._progress("idle"),
         )
@@ -197,11 +184,11 @@ class SketchPad(WidgetWithTwin):
 
     @traitlets.validate("strokes")
     def _check_strokes(self, proposal: dict[str, Any]) -> list[list[list[float]]]:
-        return _checked_strokes(proposal["value"])
+        return checked_strokes(proposal["value"])
 
     @traitlets.validate("width")
     def _check_width(self, proposal: dict[str, Any]) -> float:
-        return _checked_width(proposal["value"])
+        return checked_width(proposal["value"])
 
     @traitlets.default("strokes")
     def _no_strokes(self) -> list[list[list[float]]]:
@@ -221,34 +208,58 @@ class SketchPad(WidgetWithTwin):
         """Train a new DiffFlow on the drawing; the pad shows samples on the way.
 
         The model has `GRID_STEPS` steps on a log-SNR grid whose finest noise follows the brush.
-        Returns the losses and times of `fit`.
-        Raises ValueError where nothing is drawn; `model` and `history` then stay what they were.
+        Training ends early at a click on Stop and after `LONGEST_TRAINING` seconds. Returns the
+        losses and times of `fit`.
+        Raises ValueError where nothing is drawn, RuntimeError where this pad is training already;
+        `model` and `history` then stay what they were.
         """
         density = self.density()
+        if not self._begin():
+            raise RuntimeError("this pad is training already: press Stop, or wait for its end")
+        try:
+            return self._learn(density, quiet=False)
+        finally:
+            self._only_one.release()
+
+    def _begin(self) -> bool:
+        """Claim the pad for one run; False where another one is on."""
+        if not self._only_one.acquire(blocking=False):
+            return False
+        self._stop.clear()
         self._runs += 1
+        self.progress = self._progress("training")
+        return True
+
+    def _learn(self, density: Density, quiet: bool) -> History:
         started = time.perf_counter()
         shown_at = -math.inf
         total = self._warm_start + JOINT_COST * self._steps
+        no_bar = contextlib.ExitStack()
+        if quiet:
+            no_bar.enter_context(contextlib.redirect_stdout(io.StringIO()))
 
-        def show(step: int, model: Process) -> None:
+        def show(step: int, model: Process) -> bool:
             nonlocal shown_at
+            no_bar.close()  # fit's bar has its stream by now; what other cells print is theirs
             now = time.perf_counter()
-            if now - shown_at < FRAME_SECONDS:
-                return
-            shown_at = now
-            done = step + 1
-            joint = max(0, done - self._warm_start)
-            share = (done - joint + JOINT_COST * joint) / total
-            with self.hold_sync():
-                self.samples = self._frame(model, density)
-                self.progress = self._progress(
-                    "training", share=share, left=(now - started) * (1 - share) / share
-                )
+            if self._stop.is_set() or now - started > LONGEST_TRAINING:
+                return True
+            if now - shown_at >= FRAME_SECONDS:
+                shown_at = now
+                done = step + 1
+                joint = max(0, done - self._warm_start)
+                share = (done - joint + JOINT_COST * joint) / total
+                left = (now - started) * (1 - share) / share
+                with self.hold_sync():
+                    self.samples = self._frame(model, density)
+                    self.progress = self._progress(
+                        "training", share=share, left=min(left, LONGEST_TRAINING - now + started)
+                    )
+            return False
 
-        self.progress = self._progress("training")
         try:
             model = _new_model(density, self._seed)
-            with _one_thread():
+            with _one_thread(), no_bar:
                 history = fit(
                     model,
                     density,
@@ -265,12 +276,23 @@ class SketchPad(WidgetWithTwin):
             self.progress = self._progress("error", message=f"Training failed: {error}")
             raise
         self.model, self.history, self._learned = model, history, density
+        message = self._ending(history, time.perf_counter() - started)
         with self.hold_sync():
             self.samples = self._frame(model, density)
-            self.progress = self._progress(
-                "done", share=1.0, message=f"Trained in {time.perf_counter() - started:.0f} s."
-            )
+            self.progress = self._progress("done", share=1.0, message=message)
         return history
+
+    def _ending(self, history: History, seconds: float) -> str:
+        """How training ended, in words."""
+        done, all_steps = len(history.loss), self._warm_start + self._steps
+        if done == all_steps:
+            return f"Trained in {seconds:.0f} s."
+        why = "Stopped" if self._stop.is_set() else "The time is up"
+        joint = "" if done > self._warm_start else ", before the drift began to learn"
+        return (
+            f"{why} after {seconds:.0f} s, at step {done} of {all_steps}{joint}. "
+            "This is what was learned by then."
+        )
 
     def trajectory(self, n: int = 2000, seed: int = 0) -> Trajectory:
         """n particles from noise to the drawing; states (N + 1, n, 2) in the density's unit scale.
@@ -313,6 +335,8 @@ class SketchPad(WidgetWithTwin):
         kind = content.get("type")
         if kind == "ping":
             self.send({"type": "pong"})
+        elif kind == "stop":
+            self._stop.set()
         elif kind == "train" and content.get("runs") == self._runs:
             # Other counts come from clicks that waited while a run was on.
             self._train_for_the_page(content)
@@ -321,16 +345,26 @@ class SketchPad(WidgetWithTwin):
         try:
             # The click may overtake the drawing's own message, so it brings the drawing along.
             self.width, self.strokes = content["width"], content["strokes"]
-            self.density()
+            density = self.density()
         except ValueError as error:
             self.progress = self._progress("error", message=str(error))
             return
+        if self._begin():
+            # In the kernel's context, so that its messages find their way to the page.
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(
+                target=run, args=(self._learn_for_the_page, density), daemon=True
+            )
+            self._thread.start()
+
+    def _learn_for_the_page(self, density: Density) -> None:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # no cell is there for fit's bar
-                self.train()
-        except (Exception, KeyboardInterrupt):
-            return  # no cell is there for a traceback either: train has told the pad
-        self._show_player()
+            self._learn(density, quiet=True)  # no cell is there for fit's bar
+            self._show_player()
+        except Exception:
+            return  # no cell is there for a traceback either: `_learn` has told the pad
+        finally:
+            self._only_one.release()
 
     def _show_player(self) -> None:
         before, self._shown = self._shown, self.play()
@@ -400,33 +434,3 @@ def _new_model(density: Density, seed: int) -> DiffFlow:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DiffFlow.mlp(schedule, learn_backward_std=True)
-
-
-def _checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
-    if isinstance(strokes, str) or not isinstance(strokes, Iterable):
-        raise ValueError(f"strokes must be a list of strokes (m, 2), got {strokes!r:.80}")
-    checked = []
-    for i, stroke in enumerate(strokes):
-        try:
-            points = np.asarray(stroke, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"strokes[{i}] must hold points (m, 2), got {stroke!r:.80}") from None
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-            raise ValueError(f"strokes[{i}] must have shape (m, 2) with m >= 1, got {points.shape}")
-        if not (np.abs(points) <= 1).all():  # false for a NaN, too
-            worst = points.flat[np.argmax(np.nan_to_num(np.abs(points), nan=np.inf))]
-            raise ValueError(f"strokes[{i}] must lie on the pad, from -1 to 1, got {worst:g}")
-        checked.append(points.tolist())
-    return checked
-
-
-def _checked_width(width: float) -> float:
-    try:
-        value = float(width)
-    except (TypeError, ValueError):
-        raise ValueError(f"width must be a number, got {width!r}") from None
-    if not THINNEST <= value <= THICKEST:
-        raise ValueError(
-            f"width must be from {THINNEST} to {THICKEST} half sides of the pad, got {width!r}"
-        )
-    return value

@@ -6,6 +6,7 @@ there is none every test here is skipped and says so.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -67,34 +68,33 @@ class Lab:
     opened: int = field(default=0)
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab on a free port of this machine, serving an empty folder, with its own settings."""
-    folder = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def serving(room: Path) -> Iterator[Lab]:
+    """JupyterLab on a free port of this machine, its files and settings in an empty folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Own folders, so that neither this machine's settings nor a user's open tabs play a part.
-    private = {
-        name: str(tmp_path_factory.mktemp(name.lower()))
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    }
-    settings = tmp_path_factory.mktemp("settings")
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "files", "settings")
+    private = {name: room / name for name in names}
+    for folder in private.values():
+        folder.mkdir(parents=True)
+    files, settings = private.pop("files"), private.pop("settings")
     for name, values in SETTINGS.items():
         file = settings / "user" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    log = (tmp_path_factory.mktemp("log") / "jupyter.log").open("w+")
+    log = (room / "jupyter.log").open("w+")
     server = subprocess.Popen(
         [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
             "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-            "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+            "--IdentityProvider.token=", f"--ServerApp.root_dir={files}",
             "--ServerApp.disable_check_xsrf=True",
             f"--LabApp.user_settings_dir={settings}/user",
             f"--LabApp.workspaces_dir={settings}/workspaces",
         ],
-        env=os.environ | private,
+        env=os.environ | {name: str(folder) for name, folder in private.items()},
         stdout=log,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -102,7 +102,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     try:
         _wait_for(f"{address}/api/status", server, log.name)
         _wait_for(f"{address}/api/kernelspecs", server, log.name)
-        yield Lab(address, folder)
+        yield Lab(address, files)
     finally:
         server.terminate()
         try:
@@ -111,6 +111,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             server.kill()
             server.wait()
         log.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab for all tests."""
+    with serving(tmp_path_factory.mktemp("jupyter")) as server:
+        yield server
 
 
 def _wait_for(address: str, server: subprocess.Popen, log: str, seconds: float = 60) -> None:
@@ -166,6 +173,8 @@ class Notebook:
         page = self.page
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=30_000)
         page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
+        # Before JupyterLab has put the cells' text into the page there are no prompts at all.
+        self._seen(f"({PROMPTS})().length > 0", 60)
         done = f"({PROMPTS})().every(p => /\\d/.test(p))"
         failed = f"({TRACEBACKS})().length > 0"
         waiting, running = "p => p === '[ ]:'", "p => p === '[*]:'"
@@ -205,42 +214,45 @@ class Notebook:
         return self.page.locator(".diffflow-player")
 
 
+def open_in(lab: Lab, context: Any, *cells: str, path: Path | None = None) -> Notebook:
+    """Open a notebook file, or cells given as strings, in JupyterLab in a browser context."""
+    lab.opened += 1
+    name = f"{lab.opened}_{path.name if path else 'test.ipynb'}"
+    if path is None:
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+        made.metadata["kernelspec"] = {
+            "name": "python3", "display_name": "Python 3", "language": "python",
+        }  # fmt: skip
+    else:
+        made = nbformat.read(path, as_version=4)
+        for cell in made.cells:  # a stored [3] would look like a cell that was run here
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+    nbformat.write(made, lab.folder / name)
+    # Started here, because a page that loads before the server has listed its kernels asks the
+    # reader which one to take.
+    kernel = {"name": name, "path": name, "type": "notebook", "kernel": {"name": "python3"}}
+    _ask(lab, "POST", "/api/sessions", kernel)
+    notebook = Notebook(context.new_page())
+    # "reset" opens this notebook alone, without the tabs of the test before.
+    notebook.page.goto(f"{lab.url}/lab/tree/{name}?reset")
+    return notebook
+
+
 @pytest.fixture
 def open_notebook(lab: Lab, chromium: playwright_api.Browser):
-    """Open a notebook file, or cells given as strings, in JupyterLab in a fresh browser context."""
+    """`open_in` a fresh browser context with options such as `has_touch`."""
     contexts = []
 
     def opener(*cells: str, path: Path | None = None, **context_options) -> Notebook:
-        lab.opened += 1
-        name = f"{lab.opened}_{path.name if path else 'test.ipynb'}"
-        if path is None:
-            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-            made.metadata["kernelspec"] = {
-                "name": "python3", "display_name": "Python 3", "language": "python",
-            }  # fmt: skip
-            nbformat.write(made, lab.folder / name)
-        else:
-            made = nbformat.read(path, as_version=4)
-            for cell in made.cells:  # a stored [3] would look like a cell that was run here
-                if cell.cell_type == "code":
-                    cell.outputs, cell.execution_count = [], None
-            nbformat.write(made, lab.folder / name)
-        # Started here, because a page that loads before the server has listed its kernels asks
-        # the reader which one to take.
-        kernel = {"name": name, "path": name, "type": "notebook", "kernel": {"name": "python3"}}
-        _ask(lab, "POST", "/api/sessions", kernel)
         options = {"viewport": {"width": 1280, "height": 900}} | context_options
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        notebook = Notebook(context.new_page())
-        # "reset" opens this notebook alone, without the tabs of the test before.
-        notebook.page.goto(f"{lab.url}/lab/tree/{name}?reset")
-        return notebook
+        contexts.append(chromium.new_context(**options))
+        return open_in(lab, contexts[-1], *cells, path=path)
 
     yield opener
     for context in contexts:
         context.close()
-    _end_kernels(lab)
+    end_kernels(lab)
 
 
 def _ask(lab: Lab, method: str, path: str, body: dict | None = None) -> Any:
@@ -251,7 +263,15 @@ def _ask(lab: Lab, method: str, path: str, body: dict | None = None) -> Any:
         return json.loads(answer.read() or "null")
 
 
-def _end_kernels(lab: Lab) -> None:
+def end_kernels(lab: Lab, seconds: float = 60) -> None:
     """End the sessions of this test, so that kernels do not pile up in memory."""
-    for session in _ask(lab, "GET", "/api/sessions"):
-        _ask(lab, "DELETE", f"/api/sessions/{session['id']}")
+    deadline = time.monotonic() + seconds
+    while sessions := _ask(lab, "GET", "/api/sessions"):
+        for session in sessions:
+            try:
+                _ask(lab, "DELETE", f"/api/sessions/{session['id']}")
+            except urllib.error.HTTPError as error:
+                # A kernel that is still starting cannot be ended yet: the server answers 500.
+                if error.code != 500 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)  # a poll with a deadline, not a guess at a duration

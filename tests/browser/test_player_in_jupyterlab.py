@@ -268,6 +268,30 @@ def test_three_panels_of_2000_points_with_trails_and_a_path_keep_up(notebook):
     assert rate > 20
 
 
+def test_a_player_left_open_plays_on_while_its_kernel_restarts(notebook):
+    player, page = notebook.players.first, notebook.page
+    player.get_by_role("button", name="loop").click()
+    player.get_by_role("button", name="play/pause", exact=True).click()
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.locator(".lm-Menu-item", has_text="Restart Kernel…").first.click()
+    page.locator("dialog button.jp-mod-accept").click()
+    page.locator("dialog").wait_for(state="detached")
+    page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
+    slider = player.get_by_role("slider")
+    here = step(player)
+    page.wait_for_function(
+        "([input, here]) => Math.abs(input.value - here) > 3", arg=[slider.element_handle(), here]
+    )
+    player.get_by_role("button", name="play/pause", exact=True).click()
+    set_slider(player, 0)
+    data = picture(player)
+    player.get_by_role("button", name="follow another particle").click()
+    player.get_by_role("button", name="trails").click()
+    set_slider(player, 9)
+    assert picture(player) != data
+    assert drawn(player).get_by_role("status").inner_text().startswith("particle ")
+
+
 def test_after_a_kernel_restart_the_player_works_when_its_cell_runs_again(notebook):
     page = notebook.page
     page.get_by_role("menuitem", name="Kernel", exact=True).click()

@@ -165,3 +165,16 @@ def test_speed_and_loop(player):
     player.page.wait_for_function(
         "input => input.value == input.max", arg=slider.element_handle(), timeout=15_000
     )
+
+
+def test_a_finger_follows_a_particle(open_notebook):
+    opened = open_notebook(SETUP, ONE, has_touch=True)
+    opened.run_all()
+    player = opened.players.first
+    player.locator("canvas").wait_for()
+    player.locator("canvas").scroll_into_view_if_needed()
+    x, y = pixel(drawn(player), 1, -1.5, 0.0)
+    box = player.locator("canvas").bounding_box()
+    opened.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+    assert told(player).startswith("particle ")
+    assert opened.complaints == []

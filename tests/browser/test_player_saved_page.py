@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from diffflow_edu.player import play
+from tests.browser.test_player_images import CELL as IMAGES
 from tests.browser.test_player_in_jupyterlab import SETUP, drawn, picture, set_slider, step
+from tests.browser.test_player_layers import FLOW
 
 
 @pytest.fixture(scope="module")
@@ -53,4 +55,29 @@ def test_without_javascript_the_page_shows_the_film_strip(chromium, saved):
     strip = page.get_by_role("img")
     assert strip.get_attribute("alt").startswith("Three </script> ways. Particles from data")
     assert strip.bounding_box()["width"] > 300
+    context.close()
+
+
+def test_a_page_of_images_and_one_of_a_carried_grid_play_offline(chromium, tmp_path):
+    names: dict = {}
+    exec(IMAGES + FLOW, names)  # the same as in the tests in JupyterLab
+    grey, path, twist = (names[name] for name in ("grey", "path", "Twist"))
+    play({"grey": grey}).save_html(tmp_path / "images.html")
+    play({"flow": path}, grid={"flow": twist()}).save_html(tmp_path / "grid.html")
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for name, press in (("images", "follow another image"), ("grid", "grid")):
+        page.goto((tmp_path / f"{name}.html").as_uri())
+        player = page.locator(".diffflow-player")
+        player.locator("canvas").wait_for()
+        seen = {picture(drawn(player))}
+        set_slider(player, 6)
+        seen.add(picture(player))
+        player.get_by_role("button", name=press).click()
+        seen.add(picture(drawn(player)))
+        assert len(seen) == 3
+    assert complaints == []
     context.close()

@@ -127,3 +127,72 @@ def test_when_the_kernel_restarts_the_pad_says_so_and_still_draws(notebook):
     assert train.is_disabled()
     draw(page, pad, [(0.2, 0.6), (0.8, 0.6)])
     assert status(pad) == "2 strokes on the pad."
+
+
+@pytest.mark.parametrize("pointer", ["touch", "pen"])
+def test_a_finger_and_a_pen_draw_and_the_page_stays_where_it_is(open_notebook, pointer):
+    notebook = open_notebook(PAD, has_touch=True)
+    notebook.run_all()
+    page, pad = notebook.page, notebook.page.locator(".diffflow-sketch")
+    canvas = pad.locator("canvas").first
+    canvas.wait_for()
+    canvas.scroll_into_view_if_needed()
+    empty = picture(pad)
+    canvas.evaluate(
+        "c => c.addEventListener('pointerdown', e => { c.dataset.pointer = e.pointerType; })"
+    )
+    box = canvas.bounding_box()
+    way = [(box["x"] + 60, box["y"] + 60 + 20 * k) for k in range(10)]  # down, as if to scroll
+    devtools = page.context.new_cdp_session(page)
+    kinds = ["Start" if pointer == "touch" else "Pressed"] + ["Move"] * 8 + ["End"]
+    for kind, (x, y) in zip(kinds, way, strict=True):
+        if pointer == "touch":
+            points = [] if kind == "End" else [{"x": x, "y": y}]
+            devtools.send(
+                "Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points}
+            )
+        else:
+            name = {"Move": "Moved", "End": "Released"}.get(kind, kind)
+            pen = {"pointerType": "pen", "button": "left", "buttons": int(kind != "End")}
+            devtools.send(
+                "Input.dispatchMouseEvent",
+                {"type": f"mouse{name}", "x": x, "y": y, "clickCount": 1} | pen,
+            )
+    page.wait_for_function(
+        "pad => pad.querySelector('[role=status]').textContent === '1 stroke on the pad.'",
+        arg=pad.element_handle(),
+    )
+    assert canvas.get_attribute("data-pointer") == pointer
+    assert picture(pad) != empty
+    assert canvas.bounding_box() == box  # the finger drew, it did not scroll
+    assert notebook.complaints == []
+
+
+def test_stop_ends_training_and_what_was_learned_plays_while_cells_can_be_run(open_notebook):
+    long = PAD.replace("steps=2, warm_start=60", "'star', steps=100000, warm_start=50")
+    notebook = open_notebook(long, "1 + 1")
+    notebook.run_all()
+    page, pad = notebook.page, notebook.page.locator(".diffflow-sketch")
+    stop = pad.get_by_role("button", name="stop training")
+    assert stop.is_hidden()
+    pad.get_by_role("button", name="Train").click()
+    page.wait_for_function(
+        "pad => pad.querySelector('canvas').getAttribute('aria-label').includes('1000 samples')",
+        arg=pad.element_handle(),
+        timeout=60_000,
+    )
+    assert status(pad) == "Training, 30 s at most. Stop keeps what is learned."
+    # Another cell answers while the pad trains.
+    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(1)
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("c => /\\[3\\]/.test(c.textContent)", arg=cell.element_handle())
+    assert stop.is_visible(), "training ended before it could be stopped"
+    stop.focus()
+    page.keyboard.press("Space")
+    pad.locator(".diffflow-player canvas").wait_for(timeout=60_000)
+    assert status(pad).startswith("Stopped after ")
+    assert status(pad).endswith("This is what was learned by then.")
+    assert stop.is_hidden()
+    assert pad.get_by_role("button", name="Train").is_enabled()
+    assert notebook.complaints == []
