@@ -290,7 +290,7 @@ exercises.check_gaussian_kl(gaussian_kl)
 c, i = converged.schedule, 12
 alpha, sigma = (f(c.times) for f in (c.noise_process.alpha, c.noise_process.sigma))
 beta = 1 - c.k**2
-x_0 = density.sample(20_000, seed=5)
+x_0 = density.sample(10_000, seed=5)
 eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2))
 x_next = jump(x_0, eps, alpha[i + 1] ** 2)
 
