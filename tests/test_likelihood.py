@@ -130,25 +130,25 @@ def test_a_noise_prediction_has_a_flow_that_starts_at_the_data_itself(schedule, 
     assert model.evaluations > 6
 
 
-@pytest.mark.parametrize("blur", [0.3, 1.0])
-def test_to_stop_early_costs_what_the_docstring_says(blur):
-    # Zero drift and g = 1: σ² = t. Points with the data's mean square stand for all of it.
-    schedule = Schedule.euler(torch.tensor([0.0, 0.5, 60.0]), g=1.0)
-    width = 0.5
+@pytest.mark.parametrize(("blur", "nats"), [(0.1, 2.5e-5), (0.3, 0.0018), (1.0, 0.097)])
+def test_to_stop_early_costs_what_the_docstring_says(blur, nats):
+    # No drift and g = 1: σ² = t.
+    schedule, width = Schedule.euler(torch.tensor([0.0, 0.5, 4.0]), g=1.0), 0.5
     model = DiffFlow(lambda x, t: torch.zeros_like(x), lambda x, t: -x / (width**2 + t), schedule)
-    x = torch.tensor([[width], [-width]], dtype=torch.float64)
-    start = (blur * width) ** 2
-    whole = model.log_prob(x, solver=TIGHT).mean()
-    early = model.log_prob(x, solver=TIGHT, start=start).mean()
-    # Both end in N(0, I) where N(0, v_T) would be exact; that difference is known.
-    v_T = 60 + width**2
-    ends = [
-        0.5 * v_T / v * width**2 - 0.5 * math.log(v_T / v) for v in (width**2, width**2 + start)
-    ]
-    assert whole - early == pytest.approx(ends[1] - ends[0], abs=1e-5)
-    # Against the truth, where v_T is at hand: ½[log(1 + ρ²) + 1/(1 + ρ²) − 1] ≈ ρ⁴/4.
-    exact = 0.5 * (math.log1p(blur**2) + 1 / (1 + blur**2) - 1)
-    assert exact == pytest.approx(blur**4 / 4, rel=0.15 if blur < 1 else 2)
+    # The exact flow would end at N(0, v_T); corrected for the N(0, 1) that is taken for it.
+    v_T = 4 + width**2
+    x = torch.tensor([[width], [-width]], dtype=torch.float64)  # the data's mean square
+
+    def nll(start):
+        flow = ProbabilityFlow(model, start=start, solver=TIGHT)
+        end = flow.encode(x, times=[start, 4.0]).end
+        taken = 0.5 * end.square() + 0.5 * math.log(2 * math.pi)
+        exact = 0.5 * end.square() / v_T + 0.5 * math.log(2 * math.pi * v_T)
+        return float((-flow.log_prob(x) - taken.flatten() + exact.flatten()).mean())
+
+    cost = nll((blur * width) ** 2) - nll(0.0)
+    assert cost == pytest.approx(nats, rel=0.05, abs=2e-6)
+    assert cost == pytest.approx(0.5 * (math.log1p(blur**2) + 1 / (1 + blur**2) - 1), abs=2e-6)
 
 
 def test_a_network_that_predicts_the_data_stops_a_little_before_it():
