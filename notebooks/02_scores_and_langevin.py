@@ -27,7 +27,7 @@
 #   Langevin how much each mode weighs.
 # - How **noise levels** and **annealed Langevin dynamics** repair both, and what they cost.
 #
-# **Time and memory:** about 30 s and 600 MB on two cores, a third of it training.
+# **Time and memory:** about 30 s and 800 MB on two cores, a third of it training.
 
 # %%
 import matplotlib.pyplot as plt
@@ -746,6 +746,7 @@ play(
 # dynamics from the cloud to the rings; its states are those that each level left behind. All states are divided
 # by $\sqrt{1 + \sigma_i^2}$ for the picture, so that one can see both ends. Level by level
 # the two clouds look alike, as they should.
+#
 # At which level does a particle know its ring?
 
 # %%
