@@ -115,8 +115,8 @@ CONTENDERS = {
     "diffflow": Contender(
         diffflow,
         (
-            Phase(0.7, batch_size=510, lr=2e-3, fixed_drift=True),
-            Phase(0.3, batch_size=120, lr=1e-3),
+            Phase(0.5, batch_size=510, lr=2e-3, fixed_drift=True),
+            Phase(0.5, batch_size=60, lr=3e-4),  # at 1e-3 it unlearns some of the score first
         ),
     ),
 }
