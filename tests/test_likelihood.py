@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from diffflow_edu import DDPM, DiffFlow, Schedule, pretrained, toy
+from diffflow_edu.figures.likelihood import theorem_one_panels
 from diffflow_edu.nets import MLP
 from diffflow_edu.processes.likelihood import (
     ProbabilityFlow,
@@ -433,6 +435,20 @@ def test_the_flows_side_of_the_theorem_is_autograds_log_det():
 def test_the_table_of_the_theorem_can_be_read(theorem):
     lines = repr(theorem).splitlines()
     assert len(lines) == 3 and "g=0.001" in lines[0] and lines[2].split()[0] == "100"
+
+
+def test_the_figure_of_the_theorem_shows_every_number_and_its_prediction(theorem):
+    figure = theorem_one_panels(theorem, "a title")
+    left, right = figure.axes
+    for n in range(2):
+        assert left.lines[n].get_ydata().tolist() == theorem.path[n].tolist()
+        apart = (theorem.path[n] - theorem.flow[n]).abs().tolist()
+        assert right.lines[n].get_ydata().tolist() == pytest.approx(apart)
+    dashed = next(line for line in right.lines if line.get_linestyle() == "--")
+    assert sorted(dashed.get_ydata()) == pytest.approx(sorted(theorem.excess.flatten().tolist()))
+    plt.close(figure)
+    with pytest.raises(ValueError, match="result must be what theorem_one returns, got dict"):
+        theorem_one_panels({})
 
 
 # Bad input ---------------------------------------------------------------------------------------

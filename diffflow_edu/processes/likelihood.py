@@ -190,7 +190,7 @@ class ProbabilityFlow(CNF):
         default. Only a network that predicts x_0 has an ε = (x − α x_0)/σ that does not settle:
         there t_0 is a tenth of the first grid time. To stop at t_0 > 0 is to take the density of
         data blurred by σ(t_0). Where the data is a Gaussian of width w, that costs ½[log(1 + ρ²) +
-        1/(1 + ρ²) − 1] nats a dimension, ρ = σ(t_0)/w: 2.5e-5 at ρ = 0.1, 0.0018 at 0.3, 0.097 at 1.
+        1/(1 + ρ²) − 1] nats a dimension, ρ = σ(t_0)/w: 2.5e-5 at ρ = .1, .0018 at .3, .097 at 1.
     trace, probe, probes, solver, gradient: as for `CNF`. The default tolerance is 1e-4, the error
         of log p then far below what a learned score brings.
 
@@ -353,7 +353,8 @@ class TheoremOne:
 
     steps: (n,) whole numbers N. g: (m,). path: (n, m), mean of Σ ½(‖δB‖² − ‖δF‖²). flow: (n,),
     −Σ log|det ∂x_{i+1}/∂x_i| of the noiseless Euler steps. excess: (n, m), what the theorem's
-    limit leaves out, (Δt²/2g²) ∫ ‖df/dt‖² dt. All are means over the particles.
+    limit leaves out, (Δt²/2g²) ∫ ‖df/dt‖² dt. All are means over the particles. T: N steps of
+    Δt = T/N each.
     """
 
     steps: Tensor
@@ -361,6 +362,7 @@ class TheoremOne:
     path: Tensor
     flow: Tensor
     excess: Tensor
+    T: float = 1.0
 
     def __repr__(self) -> str:
         head = "     N   flow " + "".join(f"  g={float(g):<7.3g}" for g in self.g)
@@ -415,6 +417,7 @@ def theorem_one(
         path=torch.tensor(path),
         flow=torch.tensor(flow),
         excess=torch.tensor(excess),
+        T=float(T),
     )
 
 
