@@ -38,14 +38,12 @@ def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:
 
         ratios = (result.T / result.steps[:, None] / result.g).flatten()
         order = ratios.argsort()
-        (predicted,) = right.plot(
+        right.plot(
             ratios[order], result.excess.flatten()[order], "--", color="#333333", lw=1.2, zorder=0
         )
         right.set(xscale="log", yscale="log", xlabel="Δt / g", ylabel="|path term − flow| [nats]")
         right.set_ylim(bottom=1e-3)  # below, chance decides
-        right.legend(
-            [predicted], ["predicted: (Δt²/2g²) ∫‖df/dt‖² dt"], loc="lower right", fontsize=10
-        )
+        right.set_title("dashed: predicted, (Δt²/2g²) ∫‖df/dt‖² dt")
         right.axvline(1, color="#999999", lw=0.8, zorder=0)
         if title:
             figure.suptitle(title)
