@@ -599,17 +599,17 @@ figures.film_strip(
     way,
     color=density.mode,
     steps=5,
-    title="The CNF bends five rings into a Gaussian, and they stay five pieces",
+    title="The CNF bends rings into a Gaussian, and every arc keeps its neighbours",
     most=3000,
 )
 plt.show()
 
 # %% [markdown]
 # From data (left) to noise (right), coloured by ring. **Explain** what you see at the right end. The
-# cloud has the size of a Gaussian, and yet every ring is still in one piece, thickened and pressed
-# against its neighbours: where rings crossed, the crossings are there. An ODE's particles cannot
-# pass through each other, so who is between two neighbours stays between them. The paper says
-# that FFJORD keeps the shape of the rings in the noise; here you see it.
+# cloud has the size of a Gaussian, and yet the plan of the rings is still legible: the crossings cut
+# the rings into arcs, every arc has been thickened into a region of its own, and regions touch where
+# arcs met. An ODE's particles cannot pass through each other, so neighbours stay neighbours. The
+# paper says that FFJORD keeps the shape of the rings in the noise; here you see it.
 #
 # Now the other way, and both flows from the *same* noise. Scrub, and click a particle to follow it:
 
@@ -648,9 +648,8 @@ plt.show()
 # %% [markdown]
 # Data, and samples of both flows over the data in grey. The CNF's rings are thin and nearly clean, the
 # coupling flow's are smeared: layers that move one coordinate at a time are a clumsy tool for thin
-# circles, and longer training did not mend that. But *both* leave particles where no data is, and
-# for both these are not scattered like dust: they gather where rings cross and in between, in
-# clouds and threads. Why there?
+# circles. But *both* leave particles where no data is, and for both these are not scattered like
+# dust: they gather where rings cross and in between, in clouds and threads. Why there?
 #
 # ## 6. What no bijection can do
 #
@@ -834,9 +833,13 @@ plt.show()
 
 # %% [markdown]
 # Left: the noise, coloured by the ring each particle is carried to; right: the samples. Black, on both
-# sides: particles that miss every ring. Each ring has its own region of noise, and the black lines
-# run where regions meet, as in a map of countries. On the right they lie in the crossings and
-# between the rings.
+# sides: particles that miss every ring. In the CNF's noise the regions are tidy, like countries on a
+# map, and the black runs along their borders; at the right it fills the corners where rings cross. The
+# coupling flow's regions are interleaved strips: more border, more leak. In both, a particle whose
+# neighbours go to several rings leaks more than three times as often as the others.
+#
+# Note the two $L$: the coupling flow stretches *more* than the CNF and leaks more all the same. The law
+# says what no map can beat; stretching in the wrong places is allowed, and helps nobody.
 #
 # ## What to remember
 #
@@ -848,8 +851,7 @@ plt.show()
 #   $d\log p/dt = -\operatorname{tr}\,\partial f/\partial x$. That is FFJORD.
 # - **Flows cannot tear.** Between modes at distance $D$ they leak at least
 #   $2\Phi(D/2L) - 1 \approx 0.4\,D/L$: a tenth of the leak for ten times the Lipschitz constant.
-# - The way out is **noise**: a process that may shake particles is no bijection, and can send
-#   neighbours to different rings. Next: scores and diffusion.
+# - The way out is **noise**: a process that shakes its particles is no bijection.
 #
 # ## References
 #
@@ -858,8 +860,13 @@ plt.show()
 # - D. Kingma and P. Dhariwal, *Glow*, NeurIPS 2018 (actnorm: section 3.1).
 # - R. Chen et al., *Neural ordinary differential equations*, NeurIPS 2018 (the instantaneous change of
 #   variables: theorem 1, equation 8).
-# - W. Grathwohl et al., *FFJORD*, ICLR 2019 (equations 4 to 6).
+# - W. Grathwohl et al., *FFJORD*, ICLR 2019 (section 3: the trace, estimated).
 # - R. Cornish et al., *Relaxing bijectivity constraints with continuously indexed normalising flows*,
 #   ICML 2020 (why the Lipschitz constant must grow).
-# - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021 (table 1 places flows,
-#   diffusions and DiffFlow; figures 4 and 5 show what flows leak).
+# - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021 (figures 4 and 5: what FFJORD
+#   keeps and what it leaks).
+#
+# **What is next.** A process that trembles may send neighbours to different rings. To steer it we
+# need to know which way is up on the density: the score, in
+# [notebook 02](02_scores_and_langevin.ipynb). The [map of the course](00_start_here.ipynb) shows the
+# way.
