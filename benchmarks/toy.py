@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,9 +292,9 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 def measure(model: Process, density: toy.Density, seed: int) -> dict[str, Any]:
     """What `metrics.evaluate` says, less the floors, which are the same for all machines.
 
-    bound, gap: nats, None where a machine has no bound. log_prob: mean log-likelihood in nats,
-    where it can be had: exact for the flows. evaluations: passes through all the weights for one
-    sample.
+    bound, gap: nats, None where a machine has no bound. log_prob: mean log-likelihood in nats:
+    exact for the flows, None for the others until `fill_likelihoods`. evaluations: passes through
+    all the weights for one sample, None where the solver gave up.
     """
     began = time.process_time()
     data = density.sample(PARTICLES, seed=seed + metrics.DATA_SEED)
@@ -358,12 +359,15 @@ def evaluations(model: Process, particles: int = 500) -> float:
 # Second pass and assembling ----------------------------------------------------------------------
 
 
-def fill_likelihoods(folder: Path, particles: int) -> None:
-    """Give every record without a log-likelihood one, where its machine can tell it by now."""
+def fill_likelihoods(folder: Path, particles: int, sets: Iterable[str] = SETS) -> None:
+    """Give the records without a log-likelihood that of the probability flow, where there is one.
+
+    It belongs to another density than the chain's (section 7 of the paper), hence is no bound.
+    """
     torch.set_num_threads(1)
     for path in sorted(folder.glob("*--*.json")):
         record = json.loads(path.read_text())
-        if record["log_prob"] is not None:
+        if record["log_prob_by"] is not None or record["set"] not in sets:
             continue
         model = zoo.load(path.with_suffix(".safetensors"))
         density = toy.load(record["set"])
@@ -373,6 +377,8 @@ def fill_likelihoods(folder: Path, particles: int) -> None:
                 value = float(model.log_prob(data).double().mean())
         except NotImplementedError:
             continue
+        except SolverError:
+            value = math.nan
         record |= {"log_prob": known(value), "log_prob_by": f"ODE, {particles} points"}
         write_json(path, record)
         print(path.stem, record["log_prob"], flush=True)
@@ -382,9 +388,16 @@ SHOWN = ("bound", "gap", "log_prob", "leak", "sliced_w2", "energy", "evaluations
 
 
 def assemble(folder: Path, seconds: float) -> dict[str, Any]:
-    """Records, and for each machine and set the mean and spread over the seeds there are."""
+    """Records, and for each machine and set the mean and spread over its seeds.
+
+    Of the seeds that every machine has finished on every set; of whatever there is, if there is
+    no such seed yet.
+    """
     records = [json.loads(path.read_text()) for path in folder.glob("*--*.json")]
     order = {name: i for i, name in enumerate(all_rows())}
+    count = Counter(r["seed"] for r in records)
+    complete = {seed for seed in count if count[seed] == len(order) * len(SETS)}
+    records = [r for r in records if not complete or r["seed"] in complete]
     records.sort(key=lambda r: (order[r["machine"]], SETS.index(r["set"]), r["seed"]))
     cells: dict[str, dict[str, Any]] = {}
     for name in order:
@@ -497,7 +510,7 @@ def main() -> None:
         train(options.one, folder, options.seconds, commit)
         return
     if options.likelihoods:
-        fill_likelihoods(folder, ODE_PARTICLES)
+        fill_likelihoods(folder, ODE_PARTICLES, options.sets)
         return
     if options.assemble:
         write_json(RESULTS, assemble(folder, options.seconds))

@@ -29,6 +29,71 @@ def test_the_tables_of_the_readme_are_those_of_the_cards_and_results(page):
     assert readme.rewritten(page) == page, "run python -m tools.readme"
 
 
+@pytest.fixture(scope="module")
+def cells():
+    """Of the toy table: what was measured, by machine, set and quantity."""
+    report = readme.toy_report()
+
+    def value(machine: str, what: str, name: str = "olympic_rings") -> float:
+        return report["cells"][machine][name][what]["mean"]
+
+    value.sets = list(report["floors"])
+    return value
+
+
+def test_a_row_of_the_toy_table_reads_as_the_json_says(page, cells):
+    (row,) = re.findall(r"^\| DiffFlow \| 5 \| 5 \| (.*?) \|", page, re.MULTILINE)
+    gap, leak, w2 = re.findall(r"(?:^| )(\d+\.\d+)", row)[0], *re.findall(r"· (\d+\.\d+)", row)
+    assert float(gap) == pytest.approx(cells("diffflow-5", "gap"), abs=0.006)
+    assert float(leak) == pytest.approx(100 * cells("diffflow-5", "leak"), abs=0.06)
+    assert float(w2) == pytest.approx(cells("diffflow-5", "sliced_w2"), abs=6e-4)
+
+
+def test_what_the_readme_says_of_the_machines_was_measured(page, cells):
+    # The grid decides most.
+    assert cells("ddpm-linear-30", "leak") > 80 * cells("ddpm-log_snr-30", "leak")
+    assert cells("ddpm-linear-1000", "gap") < 0.3 * cells("ddpm-linear-30", "gap")
+    again = cells("ddpm-linear-1000-at-30", "gap")
+    assert again == pytest.approx(cells("ddpm-linear-30", "gap"), rel=0.05)
+    # The learned drift pays at few steps.
+    better = {
+        steps: [
+            name
+            for name in cells.sets
+            if cells(f"diffflow-{steps}", "gap", name) < cells(f"ddpm-log_snr-{steps}", "gap", name)
+        ]
+        for steps in (5, 10, 30)
+    }
+    assert better[5] == cells.sets
+    assert better[10] == [name for name in cells.sets if name != "fractal_tree"]
+    assert better[30] == []
+    for name in cells.sets:
+        assert cells("diffflow-10", "leak", name) > cells("ddpm-log_snr-10", "leak", name)
+    costs = readme.toy_report()["costs"]
+    assert 10.5 < costs["diffflow-30"]["step"] / costs["ddpm-log_snr-30"]["step"] < 11.5
+    # Flows: a good likelihood on one piece and on blocks, and leak.
+    chains = [f"{kind}-{n}" for kind in ("diffflow", "ddpm-log_snr") for n in (5, 10, 30)]
+    chains.append("ddpm-linear-30")
+    for name in ("rotated_gaussian", "checkerboard"):
+        best = min(cells(chain, "gap", name) for chain in chains)
+        assert cells("coupling-8", "gap", name) < best
+    for name in cells.sets:
+        for flow in ("coupling-8", "cnf"):
+            for chain in ("diffflow-30", "ddpm-log_snr-30"):
+                assert cells(flow, "leak", name) > 3 * cells(chain, "leak", name)
+    assert cells("coupling-8", "sliced_w2", "rotated_gaussian") > 1
+    # The probability flow.
+    brackets = re.findall(r"(\d+\.\d+)(?: ± \d+\.\d+)? \((\d+\.\d+)\) ·", page)
+    assert len(brackets) >= 30
+    assert sum(float(ode) < float(bound) for bound, ode in brackets) > 0.5 * len(brackets)
+    five = cells("ddpm-log_snr-5", "bound") + cells("ddpm-log_snr-5", "log_prob")
+    assert -5 < five < -4
+    # NCSN.
+    rows = readme.toy_report()["cells"]
+    assert min(rows, key=lambda row: cells(row, "leak")) == "ncsn-30"
+    assert cells("ncsn-30", "evaluations") == 301 and "gap" not in rows["ncsn-30"]["checkerboard"]
+
+
 def test_the_files_that_the_readme_names_exist(page):
     named = re.findall(r"\]\(([^)#]+)\)", page)
     local = [name for name in named if "://" not in name]

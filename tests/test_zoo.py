@@ -13,6 +13,19 @@ from diffflow_edu.processes import NCSN
 KINDS = ("diffflow", "ddpm")
 DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
 SHIPPED = [(k, d, n) for k in KINDS for d in DENSITIES for n in (5, 10, 30)]
+SHIPPED += [(k, "eight_gaussians", 30) for k in KINDS]
+SHIPPED += [
+    (kind, density, steps)
+    for kind, steps in (("coupling", 8), ("cnf", 30), ("ncsn", 30))
+    for density in ("olympic_rings", "checkerboard", "rotated_gaussian")
+]
+TYPES = {
+    "diffflow": DiffFlow,
+    "ddpm": DDPM,
+    "coupling": CouplingFlow,
+    "cnf": CNF,
+    "ncsn": NCSN,
+}
 
 
 def recipe(kind="diffflow", hidden=8):
@@ -42,11 +55,11 @@ def test_every_promised_model_is_shipped_and_loads_in_well_under_a_second(kind, 
     began = time.perf_counter()
     model = pretrained(kind, density, steps=steps)
     assert time.perf_counter() - began < 1
-    assert type(model) is {"diffflow": DiffFlow, "ddpm": DDPM}[kind]
-    assert model.schedule.steps == steps and not model.training
+    assert type(model) is TYPES[kind] and not model.training
     assert f"{kind}/{density}/{steps}" in zoo.names()
     assert all(value.isfinite().all() for value in model.state_dict().values())
-    assert model.sample(10, seed=0).start.shape == (10, 2)
+    path = model.sample(10, seed=0)
+    assert path.start.shape == (10, 2) and len(path) == steps + 1
 
 
 def test_without_steps_the_longest_chain_is_loaded():

@@ -40,6 +40,24 @@ def test_five_steps_of_diffflow_beat_a_ddpm_trained_as_long():
     assert diffflow["leak"] < 0.7 * ddpm["leak"]
 
 
+def test_a_continuous_flow_has_the_best_likelihood_and_still_cannot_tear():
+    density = toy.load("olympic_rings")
+    cnf, coupling = (
+        metrics.evaluate(pretrained(kind, "olympic_rings"), density, n=2000)
+        for kind in ("cnf", "coupling")
+    )
+    chain = measured("diffflow", 30)
+    # Means of 2000 log p with a standard deviation near 1: four standard errors are .09.
+    assert cnf["gap"] < 0.4 < chain["gap"] < 0.6
+    assert chain["leak"] < 0.01 < 0.04 < cnf["leak"] < 0.15 < coupling["leak"] < 0.45
+
+
+def test_annealed_langevin_draws_clean_rings():
+    model = pretrained("ncsn", "olympic_rings")
+    m = metrics.evaluate(model, toy.load("olympic_rings"), n=2000)
+    assert m["leak"] <= 0.005 and m["sliced_w2"] <= 0.08  # the floor at 2000 samples is .02 or so
+
+
 @pytest.mark.parametrize(("kind", "steps"), [("diffflow", 10), ("ddpm", 30)])
 def test_a_card_holds_what_its_weights_measure(kind, steps):
     card = pretrained(kind, "olympic_rings", steps).card["metrics"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,7 +22,9 @@ TITLES = {
     "four_rings": "four rings, width 0.01",
     "rotated_gaussian": "thin ring, width 0.001",
     "checkerboard": "checkerboard",
+    "fractal_tree": "fractal tree",
 }
+ZOO_SETS = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
 
 
 def example(readme: str) -> str:
@@ -31,13 +34,15 @@ def example(readme: str) -> str:
 
 def zoo_table() -> str:
     """One row per set and N, DDPM beside DiffFlow, from the cards of the weights."""
-    cards = {name: pretrained(*split(name)).card for name in zoo.names()}
+    shown = {f"{k}/{d}/{n}" for k in ("ddpm", "diffflow") for d in ZOO_SETS for n in (5, 10, 30)}
+    cards = {name: pretrained(*split(name)).card for name in zoo.names() if name in shown}
     lines = [
         "| data | N | gap, DDPM | gap, DiffFlow | leak, DDPM | leak, DiffFlow "
         "| W2, DDPM | W2, DiffFlow | floor |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for density, title in TITLES.items():
+    for density in ZOO_SETS:
+        title = TITLES[density]
         for steps in (5, 10, 30):
             a, b = (cards[f"{kind}/{density}/{steps}"]["metrics"] for kind in ("ddpm", "diffflow"))
             cells = [f"{m['gap']:.2f}" for m in (a, b)]
@@ -88,6 +93,58 @@ def adjoint_table() -> str:
     return "\n".join(lines)
 
 
+def toy_report() -> dict[str, Any]:
+    """benchmarks/results/toy.json."""
+    return json.loads((ROOT / "benchmarks" / "results" / "toy.json").read_text())
+
+
+def toy_table(report: dict[str, Any]) -> str:
+    """One row a machine, one column a set: gap, leak and W2, means over the seeds there are."""
+    sets = list(report["floors"])
+    lines = [
+        "| machine | N | passes | " + " | ".join(TITLES[name] for name in sets) + " |",
+        "|---|---|---|" + "---|" * len(sets),
+    ]
+    for name, cells in report["cells"].items():
+        row = report["setting"]["rows"][name]
+        passes = {f"{cell['evaluations']['mean']:.0f}" for cell in cells.values()}
+        numbers = sorted(passes, key=int)
+        span = numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        shown = [toy_cell(cells.get(s), report["floors"][s]["entropy"]) for s in sets]
+        lines.append(f"| {row['title']} | {row['N'] or '–'} | {span} | " + " | ".join(shown) + " |")
+    floors = [f"0 · 0% · {report['floors'][name]['sliced_w2']:.3f}" for name in sets]
+    lines.append("| the data itself | – | – | " + " | ".join(floors) + " |")
+    seconds = [record["cpu_seconds"] for record in report["records"]]
+    seeds = sorted({cell["seeds"] for cells in report["cells"].values() for cell in cells.values()})
+    how_many = " or ".join(map(str, seeds)) + (" seeds" if seeds != [1] else " seed")
+    spread = "; ± is half the range over seeds" if seeds[-1] > 1 else ""
+    lines.append("")
+    lines.append(
+        f"{len(report['records'])} runs, {how_many} a cell{spread}. Training was planned for "
+        f"{report['setting']['seconds']:.0f} CPU-seconds and took {min(seconds):.0f} to "
+        f"{max(seconds):.0f}, on {'; '.join(report['setting']['machines'])}."
+    )
+    return "\n".join(lines)
+
+
+def toy_cell(cell: dict[str, Any] | None, entropy: float) -> str:
+    """gap (by the ODE) · leak · W2 of one machine on one set; a dash for what there is not."""
+    if cell is None:
+        return "–"
+    several = cell["seeds"] > 1
+    ode = ""
+    if "log_prob" in cell and abs(cell["log_prob"]["mean"] + cell["bound"]["mean"]) > 1e-9:
+        ode = f" ({-cell['log_prob']['mean'] - entropy:.2f})"
+
+    def shown(what: str, form: str) -> str:
+        if what not in cell:
+            return "–"
+        value = format(cell[what]["mean"], form)
+        return f"{value} ± {cell[what]['spread']:{form}}" if several and what == "gap" else value
+
+    return f"{shown('gap', '.2f')}{ode} · {shown('leak', '.1%')} · {shown('sliced_w2', '.3f')}"
+
+
 def with_table(readme: str, name: str, table: str) -> str:
     """The README with the table between its two marks replaced."""
     pattern = rf"(<!-- {name} table: [^\n]*-->\n).*?(<!-- end of {name} table -->)"
@@ -97,6 +154,7 @@ def with_table(readme: str, name: str, table: str) -> str:
 def rewritten(readme: str) -> str:
     """The README as it should be."""
     readme = with_table(readme, "zoo", zoo_table())
+    readme = with_table(readme, "toy", toy_table(toy_report()))
     return with_table(readme, "adjoint", adjoint_table())
 
 
