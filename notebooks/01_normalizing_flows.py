@@ -28,7 +28,7 @@
 # - Why a bijection **cannot tear** one blob into two, and the law that ties its **leak** to its
 #   **Lipschitz constant**.
 #
-# **Time and memory:** about 30 s and 800 MB on two cores, a third of it training.
+# **Time and memory:** about 25 s and 700 MB on two cores, half of it training.
 #
 # As everywhere in this course, time runs from data ($t = 0$) to noise ($t = T$): a flow $F$ carries
 # $x$, the data, to $z = F(x)$, the noise, and its inverse draws samples.
@@ -691,8 +691,8 @@ def least_leak(D, L):
 exercises.check_least_leak(least_leak)
 
 # %% [markdown]
-# The particle of section 4 obeys it: at $x = 0$ its map has the slope $L = e^T$, and the middle
-# thins like $1/L$, never to nothing.
+# The map of section 4 obeys it: it is steepest in the middle, with slope $L = e^T$, and there the
+# density thins like $1/L$, never to nothing.
 #
 # Let us watch a coupling flow learn two blobs, from three seeds, and measure two numbers at moments of
 # its training: the **leak**, the share of samples that fall in the gap $|x_1| < \frac12$ (so
