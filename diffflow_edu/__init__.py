@@ -7,7 +7,7 @@ Every model is a process that carries particles between data (t = 0) and noise (
 from typing import Any
 
 from diffflow_edu import toy
-from diffflow_edu.processes import CNF, DDPM, CouplingFlow, DiffFlow, Process, Trajectory
+from diffflow_edu.processes import CNF, DDPM, NCSN, CouplingFlow, DiffFlow, Process, Trajectory
 from diffflow_edu.schedules import Schedule
 from diffflow_edu.training import fit
 
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CNF",
     "DDPM",
+    "NCSN",
     "CouplingFlow",
     "DiffFlow",
     "Process",
