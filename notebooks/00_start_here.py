@@ -48,7 +48,7 @@ play(
 # - What is known *exactly* about our toy data, and how that turns "looks good" into a number.
 # - How to read the four numbers that we hold every model against: bound, gap, leak and sliced W2.
 #
-# **Time and memory:** about 11 s and 600 MB on two cores; the one model trained on this page takes 3 s.
+# **Time and memory:** about 10 s and 550 MB on two cores, a quarter of it training one small model.
 
 # %% [markdown]
 # ## 1. The way out: data becomes noise
@@ -378,9 +378,9 @@ exercises.check_leak(leak)
 # | | notebook | in one line | |
 # |---|---|---|---|
 # | 00 | Start here | the player, the map, the notation | you are here |
-# | 01 | Normalizing flows | change of variables, coupling flows, and why a bijection cannot tear a blob into rings | to come |
-# | 02 | Scores and Langevin | where the arrows come from | to come |
-# | 03 | DDPM and the reverse SDE | noise as a teacher | to come |
+# | 01 | [Normalizing flows](01_normalizing_flows.ipynb) | change of variables, coupling flows, and why a bijection cannot tear a blob into rings | ready |
+# | 02 | [Scores and Langevin](02_scores_and_langevin.ipynb) | where the arrows come from | ready |
+# | 03 | [DDPM and the reverse SDE](03_ddpm.ipynb) | noise as a teacher | ready |
 # | **04** | **[DiffFlow](04_diffflow.ipynb)** | **two SDEs, one loss, derived line by line and trained live** | **ready** |
 # | 05 | The stochastic adjoint and time grids | exact gradients in the memory of one step | to come |
 # | 06 | Three machines, one ring | the claims of the paper as a ledger | to come |

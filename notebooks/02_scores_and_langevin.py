@@ -27,7 +27,7 @@
 #   Langevin how much each mode weighs.
 # - How **noise levels** and **annealed Langevin dynamics** repair both, and what they cost.
 #
-# **Time and memory:** about 30 s and 800 MB on two cores, a third of it training.
+# **Time and memory:** about 26 s and 800 MB on two cores, a third of it training.
 
 # %%
 import matplotlib.pyplot as plt

@@ -99,3 +99,18 @@ def test_the_files_that_the_readme_names_exist(page):
     local = [name for name in named if "://" not in name]
     assert len(local) >= 4
     assert [name for name in local if not (readme.ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "machine"),
+    [
+        ("linear β, N = 30", "ddpm-linear-30"),
+        ("log-SNR, N = 30", "ddpm-log_snr-30"),
+        ("linear β, N = 1000", "ddpm-linear-1000"),
+    ],
+)
+def test_the_table_of_notebook_03_is_the_benchmarks(row, machine, cells):
+    text = (readme.ROOT / "notebooks" / "03_ddpm.py").read_text()
+    (found,) = re.findall(rf"^# \| {row} \| \d+ \| (.*) \|$", text, re.MULTILINE)
+    gap, leak, w2 = (cells(machine, what) for what in ("gap", "leak", "sliced_w2"))
+    assert found == f"{gap:.2f} | {leak:.1%} | {w2:.3f}"
