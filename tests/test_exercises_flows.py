@@ -1,4 +1,4 @@
-"""Exercises of notebook 01: the solution passes, a planted slip is told what is wrong."""
+"""Solutions of notebook 01's exercises, and wrong answers with the words that they meet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-
-from diffflow_edu import exercises
 
 
 def normal(z):
@@ -114,46 +112,6 @@ PLANTED = [
     (Q, lambda D, L: D / L / math.sqrt(2 * math.pi), "right for large L only"),
     (Q, lambda D, L: math.erf(D / (2 * L)), "erf has its own unit"),
 ]
-
-
-@pytest.mark.parametrize(("check", "answer"), SOLUTIONS.items(), ids=list(SOLUTIONS))
-def test_the_solution_passes(check, answer, capsys):
-    assert getattr(exercises, check)(answer) is True
-    assert capsys.readouterr().out.startswith("✓ ")
-
-
-@pytest.mark.parametrize(
-    ("check", "wrong", "words"), PLANTED, ids=[f"{c[6:]}: {w}" for c, _, w in PLANTED]
-)
-def test_a_planted_wrong_answer_is_recognised(check, wrong, words, capsys):
-    assert getattr(exercises, check)(wrong) is False
-    printed = capsys.readouterr().out
-    assert printed.startswith("✗ ") and words in printed
-    assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize("check", SOLUTIONS)
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (lambda *case: 1 / 0, "your function raised ZeroDivisionError"),
-        (lambda: 0.0, "your function raised TypeError"),
-        (lambda *case: torch.zeros(3, 1, 7), "it returned shape (3, 1, 7); expected ("),
-        (lambda *case: math.nan * SOLUTIONS["check_least_leak"](1.0, 2.0), "it returned"),
-        (None, "pass the function itself"),
-    ],
-    ids=["raises", "signature", "shape", "NaN", "no function"],
-)
-def test_an_answer_of_no_use_is_told_so_and_raises_nothing(check, answer, words, capsys):
-    assert getattr(exercises, check)(answer) is False
-    assert words in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("check", SOLUTIONS)
-def test_an_unknown_wrong_answer_is_told_how_far_off_it_is(check, capsys):
-    solution = SOLUTIONS[check]
-    assert getattr(exercises, check)(lambda *case: solution(*case) + 0.25) is False
-    assert "off by up to 0.25" in capsys.readouterr().out
 
 
 def test_the_least_leak_is_what_a_linear_map_between_two_modes_leaks():
