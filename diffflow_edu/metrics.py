@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .processes.base import Process
+from .schedules import check_whole
 from .toy import Density
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -120,7 +121,14 @@ def evaluate(
 
     Raises ValueError for n < 1 and unless 0 ≤ log_prob_n ≤ n.
     """
-    if not 0 <= log_prob_n <= n:
+    if not isinstance(model, Process):
+        raise ValueError(f"model must be a Process, got {type(model).__name__}")
+    if not isinstance(density, Density):
+        raise ValueError(f"density must be one of `toy`, got {density!r}; toy.load makes one")
+    check_whole("n", n)
+    check_whole("seed", seed, least=0)
+    check_whole("log_prob_n", log_prob_n, least=0)
+    if log_prob_n > n:
         raise ValueError(f"log_prob_n must be between 0 and n = {n}, got {log_prob_n}")
     data = density.sample(n, seed=seed + DATA_SEED)
     weight = next(model.parameters(), torch.empty(0))

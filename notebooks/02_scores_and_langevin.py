@@ -23,8 +23,8 @@
 # - What a **score** is, and why no normalising constant is needed to know it.
 # - **Langevin dynamics**: how particles that follow the arrows, and shake, settle on the density.
 # - Three ways to **learn a score from samples alone**, derived and checked with numbers.
-# - Why a learned score is weak **far from the data**, and why no score, however exact, tells plain
-#   Langevin how much each mode weighs.
+# - Why a learned score is weak **far from the data**, and why even the exact score does not tell
+#   plain Langevin, in reasonable time, how much each mode weighs.
 # - How **noise levels** and **annealed Langevin dynamics** repair both, and what they cost.
 #
 # **Time and memory:** about 26 s and 800 MB on two cores, a third of it training.
@@ -75,7 +75,7 @@ torch.set_num_threads(1)  # nets this small gain little from a second core
 moons = toy.load("two_moons", width=0.15)
 figures.score_fields(
     {"": figures.ScorePanel(lambda x: exact_score(moons, x), moons.log_prob)},
-    title="The score points uphill,\nlongest where the density is thinnest",
+    title="The score points uphill,\nand the farther from the data the longer",
 )
 plt.show()
 
@@ -242,6 +242,7 @@ for share in (0.1, 0.5, 1.0):
 # the only one that has $\theta$ and $\nabla \log p$ together.
 #
 # **Trick one, integrate by parts** (Hyvärinen 2005). Since $p\, \nabla \log p = \nabla p$,
+# and since $p\, s_\theta$ vanishes far out,
 #
 # $$\mathbb E_p\bigl[s_\theta \cdot \nabla \log p\bigr] = \int s_\theta \cdot \nabla p \;dx
 # = -\int p\; \mathrm{tr}\,\tfrac{\partial s_\theta}{\partial x} \;dx
@@ -298,7 +299,7 @@ exercises.check_denoising_loss(denoising_loss)
 # J_\text{denoising} = J_\text{explicit of } p_\sigma
 # + \tfrac12\bigl(d/\sigma^2 - \mathbb E\|\nabla\log p_\sigma\|^2\bigr).$$
 #
-# **Predict:** these hold for *any* field, not only for good ones. Is it clear why? We take one that has
+# **Predict:** these hold for *any* field that does not explode far out, not only for good ones. Is it clear why? We take one that has
 # nothing to do with the data, and eight Gaussians on a circle.
 
 # %%
@@ -457,22 +458,23 @@ for name, error in errors.items():
 
 # %% [markdown]
 # Grey bars: where the data is. Lines: the median of $\|s_\theta - \nabla\log p\| / \|\nabla\log p\|$. Within
-# three widths, where practically all data lies, the networks are off by a tenth to a quarter (at
-# the very centre more, for the arrow itself vanishes there). Ten widths out they miss three quarters
+# three widths, where practically all data lies, the networks are off by a tenth to three tenths (at
+# the very centre more than at one width, for the arrow itself vanishes there). Ten widths out they miss three quarters
 # of the arrow.
 #
 # **Explain.** All losses are expectations over the data. Where there is none, nothing is asked of the
 # network, so nothing is learned. That is bad news for a sampler: Langevin dynamics *begins* out
 # there.
 #
-# ## 5. No score knows how much a mode weighs
+# ## 5. Near a mode, no score knows how much it weighs
 #
 # There is a second trouble, and even the exact score has it. Near a mode $k$ of a mixture
 # $p = \sum_k w_k p_k$ of separated parts,
 #
 # $$\nabla \log p(x) \approx \nabla \log (w_k\, p_k(x)) = \nabla \log p_k(x),$$
 #
-# by the argument of section 1: the weight is just a number in front. Take two Gaussians with
+# by the argument of section 1: the weight is just a number in front. (The weights are in the score, but only
+# in the valley between the parts, where no particle goes.) Take two Gaussians with
 # the weights 0.8 (left) and 0.2 (right), and their exact score, for which we also know the exact score of
 # any blur.
 
@@ -531,7 +533,7 @@ plt.show()
 # loss is denoising score matching at every level, each weighted by $\sigma_i^2$ so that all weigh
 # the same:
 #
-# $$L(\theta) = \frac1L \sum_{i=1}^L \sigma_i^2\; \tfrac12 \mathbb E \bigl\| s_\theta(x + \sigma_i\epsilon, t_i)
+# $$J_\text{levels}(\theta) = \frac1L \sum_{i=1}^L \sigma_i^2\; \tfrac12 \mathbb E \bigl\| s_\theta(x + \sigma_i\epsilon, t_i)
 # + \epsilon/\sigma_i \bigr\|^2
 # = \frac1L \sum_{i=1}^L \tfrac12 \mathbb E \bigl\| \sigma_i s_\theta + \epsilon \bigr\|^2.$$
 #
@@ -777,7 +779,7 @@ print(f"{ncsn.evaluations} evaluations   leak below 3 %: {metrics.leak(x, rings)
 # **Explain.** The sharpness: about a tenth of the particles never arrives. With ten levels the blur halves from one
 # to the next, and three steps of $\eta = 0.5$ are not enough to follow.
 #
-# Would more levels do, so that each is near the next? Now a converged network with thirty levels, shipped with
+# Would more levels do, so that each is near the next? Now a network with thirty levels, shipped with
 # the course, beside the DDPM of notebook 03 with thirty steps and as many parameters:
 
 # %%
@@ -833,6 +835,6 @@ row("data", "", rings.sample(4000, seed=7))
 # - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021, where the score is half of the model
 #   (equation 12).
 #
-# **What is next.** [Notebook 00](00_start_here.ipynb) has the map of the course. In notebook 03 the
+# **What is next.** [Notebook 00](00_start_here.ipynb) has the map of the course. In [notebook 03](03_ddpm.ipynb) the
 # noise levels become the steps of a diffusion; in [notebook 04](04_diffflow.ipynb) the way out is
 # learned, too.

@@ -725,7 +725,7 @@ play(
 
 # %% [markdown]
 # The player shows the same 2000 points of data in three panels. At the noise end (right) the flow's colours are still
-# in pieces with sharp borders, since its particles cannot pass each other; DDPM's are mixed; DiffFlow's overlap,
+# in pieces with sharp borders, since a flow is continuous and one-to-one, and neighbours stay neighbours; DDPM's are mixed; DiffFlow's overlap,
 # each with a region of its own. Click a particle to see the three ways it takes.
 #
 # ## What to remember

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from diffflow_edu import DDPM, DiffFlow, Schedule, metrics, pretrained, toy
+from diffflow_edu import CNF, DDPM, DiffFlow, Schedule, metrics, pretrained, toy
 from diffflow_edu.nets import DataPrediction, NoisePrediction, VPrediction
 from diffflow_edu.processes.ddpm import posterior_std
 from diffflow_edu.processes.samplers import ddim, ddim_encode, reverse_sde
@@ -518,9 +518,25 @@ def test_bad_arguments_are_named():
          lambda: reverse_sde(model, 3, corrector_steps=-1)),
         (r"snr must be positive and finite, got 0", lambda: reverse_sde(model, 3, snr=0)),
         (r"times must be a tensor \(M \+ 1,\)", lambda: reverse_sde(model, 3, times=10)),
-        (r"times must rise strictly within \[0, 1\]",
+        (r"times must rise strictly from 0 or more to T = 1",
          lambda: reverse_sde(model, 3, times=torch.tensor([0.0, 2.0]))),
     ]  # fmt: skip
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_the_reverse_sde_starts_where_particles_are_noise():
+    model = DDPM.mlp(Schedule.log_snr(6), hidden=16)
+    with pytest.raises(ValueError, match="where particles are N"):
+        reverse_sde(model, 3, times=model.schedule.times[:4])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_ddpm_inside_a_diffflow_keeps_its_mode(mode):
+    assert DDPM.of(DiffFlow.mlp(Schedule.log_snr(6), hidden=16).train(mode)).training is mode
+
+
+def test_only_a_diffflow_has_a_ddpm_inside():
+    with pytest.raises(ValueError, match="model must be a DiffFlow, got CNF"):
+        DDPM.of(CNF.mlp(hidden=16))

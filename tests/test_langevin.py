@@ -626,7 +626,7 @@ def still(x, t):
         (lambda: NCSN.mlp(langevin_step=0.0), "langevin_step must be positive"),
         (lambda: NCSN.mlp(langevin_step=2.0), "langevin_step must be below 2 to be stable"),
         (lambda: NCSN.mlp(langevin_steps=0), "langevin_steps must be a whole number"),
-        (lambda: NCSN.mlp().sample(0), "n must be a whole number of at least 1, got 0"),
+        (lambda: NCSN.mlp().sample(0), "n must be a whole number, 1 or more, got 0"),
         (lambda: NCSN.mlp().loss(X.double()), "x must be torch.float32 like the model's network"),
         (lambda: NCSN.mlp().encode(torch.zeros(3, 5).long()), "x must be float32 or float64"),
     ],
@@ -634,3 +634,13 @@ def still(x, t):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_flat_density_has_no_slope_even_if_it_forgets_its_argument():
+    x = torch.ones(3, 2)
+    assert torch.equal(exact_score(lambda x: torch.zeros(len(x)), x), torch.zeros(3, 2))
+
+
+def test_only_toy_densities_are_blurred_in_closed_form():
+    with pytest.raises(ValueError, match="density must be one of toy.names()"):
+        blurred_log_prob(lambda x: x.sum(1), torch.ones(3, 2), 0.1)

@@ -474,7 +474,7 @@ def test_the_figure_of_the_theorem_shows_every_number_and_its_prediction(theorem
         (lambda m: sample_family(m, 3, noise=normals(2, 2)), r"noise must have shape \(3, 2\)"),
         (lambda m: sample_family(None, 3), "model must be a DDPM or DiffFlow, got NoneType"),
         (lambda m: path_bounds(m, normals(2, 2), 0), "samples must be a whole number"),
-        (lambda m: importance_weighted(torch.ones(3)), r"bounds must be a tensor \(K, B\)"),
+        (lambda m: importance_weighted(torch.ones(3)), r"bounds must be a float tensor \(K, B\)"),
         (
             lambda m: fokker_planck_residual(m, bent, normals(2, 2), 0.5, lam=math.inf),
             "lam must be a finite number",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffflow_edu import metrics, toy
+from diffflow_edu import CouplingFlow, metrics, toy
 from diffflow_edu.metrics import energy_distance, sliced_w2
 from diffflow_edu.processes.base import Process, Trajectory
 
@@ -244,3 +244,19 @@ def test_the_log_likelihood_is_minus_an_exact_bound_and_else_only_computed_when_
     assert exact["log_prob"] == -exact["bound"]
     with pytest.raises(ValueError, match="log_prob_n must be between 0 and n = 200, got 201"):
         metrics.evaluate(model, density, n=200, log_prob_n=201)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": None}, "model must be a Process, got NoneType"),
+        ({"density": "ring"}, "density must be one of `toy`, got 'ring'"),
+        ({"n": "a"}, "n must be a whole number, 1 or more, got 'a'"),
+        ({"seed": None}, "seed must be a whole number, 0 or more, got None"),
+        ({"log_prob_n": 2.5}, "log_prob_n must be a whole number"),
+    ],
+)
+def test_evaluate_names_what_it_cannot_use(arguments, words):
+    usable = {"model": CouplingFlow(layers=2, hidden=8), "density": toy.load("ring"), "n": 10}
+    with pytest.raises(ValueError, match=words):
+        metrics.evaluate(**usable | arguments)

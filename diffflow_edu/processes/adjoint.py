@@ -59,22 +59,22 @@ def _parameters(model: DiffFlow, schedule: Schedule, x: Tensor) -> list[Tensor]:
             found |= dict.fromkeys(p for p in field.parameters() if p.requires_grad)
         elif torch.is_grad_enabled():  # a function; it may use parameters, others at every time
             for t in met:
-                found |= dict.fromkeys(_leaves(field(x.detach(), t)))
+                found |= dict.fromkeys(leaves(field(x.detach(), t)))
     return list(found)
 
 
-def _leaves(output: Tensor) -> list[Tensor]:
+def leaves(output: Tensor) -> list[Tensor]:
     """The tensors that an output depends on and that gather a gradient."""
-    leaves, seen, stack = [], set(), [getattr(output, "grad_fn", None)]
+    found, seen, stack = [], set(), [getattr(output, "grad_fn", None)]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            leaves.append(node.variable)
+            found.append(node.variable)
         stack.extend(parent for parent, _ in node.next_functions)
-    return leaves
+    return found
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,3 +124,11 @@ def generator_for(seed: int | None, device: torch.device) -> torch.Generator | N
         return None
     check_whole("seed", seed, least=0)
     return torch.Generator(device).manual_seed(int(seed))
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise a ValueError unless shape is that of a particle: a tuple of positive whole numbers."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+    for length in shape:
+        check_whole("shape", length)

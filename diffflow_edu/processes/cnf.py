@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffflow_edu.nets import MLP
-from diffflow_edu.processes.adjoint import _leaves
+from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import (
     Field,
     Process,
     Trajectory,
     check_particles,
+    check_shape,
     generator_for,
     standard_normal_log_prob,
 )
@@ -201,7 +202,7 @@ class CNF(Process):
             return []
         if isinstance(self.drift, nn.Module):
             return [p for p in self.drift.parameters() if p.requires_grad]
-        return _leaves(self.drift_at(x.detach(), x.new_tensor(0.0)))
+        return leaves(self.drift_at(x.detach(), x.new_tensor(0.0)))
 
     def _check_data(self, x: Tensor) -> None:
         check_particles(x)
@@ -240,8 +241,7 @@ class CNF(Process):
         """
         check_whole("n", n)
         shape = self.shape if shape is None else shape
-        if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
-            raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+        check_shape(shape)
         like = next(self.parameters(), torch.empty(0))
         x = torch.randn(
             (n, *shape),

@@ -119,7 +119,7 @@ class DDPM(DiffFlow):
         learn_backward_std: bool = False,
         prediction: Literal["noise", "x0", "v"] = "noise",
     ) -> DDPM:
-        """The model of this course for points in ℝ^dim: one MLP that predicts the noise."""
+        """The model of this course for points in ℝ^dim: one MLP; `prediction` is what it says."""
         check_schedule(schedule)
         net = MLP(dim, hidden, horizon=float(schedule.times[-1]))
         model = cls(net, schedule, prediction, learn_backward_std)
@@ -129,10 +129,12 @@ class DDPM(DiffFlow):
     @classmethod
     def of(cls, model: DiffFlow) -> DDPM:
         """The fixed-drift diffusion inside a DiffFlow: same score network, same backward std."""
+        if not isinstance(model, DiffFlow):
+            raise ValueError(f"model must be a DiffFlow, got {type(model).__name__}")
         ddpm = cls(model.score, model.schedule, prediction="score")
         ddpm.log_b_ratio = model.log_b_ratio
         ddpm.shape = model.shape
-        return ddpm
+        return ddpm.train(model.training)
 
     def on(self, schedule: Schedule, variance: VarianceName = "beta") -> DDPM:
         """The same network on another grid of the same SDE; it is held, not copied.

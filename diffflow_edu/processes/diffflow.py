@@ -13,8 +13,7 @@ names the coefficients k, h, s, e, b of a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -27,6 +26,7 @@ from diffflow_edu.processes.base import (
     Process,
     Trajectory,
     check_particles,
+    check_shape,
     generator_for,
     standard_normal_log_prob,
 )
@@ -264,8 +264,7 @@ class DiffFlow(Process):
         if not (isinstance(lam, Real) and 0 <= lam < math.inf):
             raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
         shape = self.shape if shape is None else shape
-        if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
-            raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+        check_shape(shape)
         like = self.log_b_ratio
         generator = generator_for(seed, like.device)
         b = self.backward_std()

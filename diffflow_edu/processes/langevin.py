@@ -10,7 +10,6 @@ and walks from the widest blur, where there is a single mode, to the narrowest.
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from diffflow_edu.processes.base import (
     Process,
     Trajectory,
     check_particles,
+    check_shape,
     generator_for,
 )
 from diffflow_edu.processes.score_matching import check_positive, score_at
@@ -309,12 +309,13 @@ class NCSN(Process):
         level i left behind, state 0 that of level 1 denoised by Tweedie's formula,
         x + σ_1² s(x, t_1) (Song and Ermon 2020 do so too), so state i is like that of `encode`.
         """
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+        check_whole("n", n)
+        shape = self.shape if shape is None else shape
+        check_shape(shape)
         like = next(self.parameters(), torch.empty(0))
         generator = generator_for(seed, like.device)
         times, sigmas = self.schedule.times.to(like), self.sigmas.tolist()
-        size = (int(n), *(self.shape if shape is None else shape))
+        size = (int(n), *shape)
         x = torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
         x = (1 + sigmas[-1] ** 2) ** 0.5 * x
         states = []

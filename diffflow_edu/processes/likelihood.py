@@ -22,14 +22,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffflow_edu.nets import DataPrediction
-from diffflow_edu.processes.base import Field, Trajectory, check_particles, generator_for
+from diffflow_edu.processes.base import (
+    Field,
+    Trajectory,
+    check_particles,
+    check_shape,
+    generator_for,
+)
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.ode import Solver, divergence, jacobian
@@ -77,8 +83,7 @@ def sample_family(
     check_whole("n", n)
     check_whole("substeps", substeps)
     shape = model.shape if shape is None else shape
-    if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
-        raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+    check_shape(shape)
     like = model.log_b_ratio if noise is None else noise
     generator = generator_for(seed, like.device)
 
@@ -318,9 +323,10 @@ def importance_weighted(bounds: Tensor) -> Tensor:
     >>> importance_weighted(torch.tensor([[1.0], [1.0]]))
     tensor([1.])
     """
-    if not isinstance(bounds, Tensor) or bounds.ndim != 2 or len(bounds) == 0:
-        got = tuple(bounds.shape) if isinstance(bounds, Tensor) else type(bounds).__name__
-        raise ValueError(f"bounds must be a tensor (K, B) with K ≥ 1, got {got}")
+    numbers = isinstance(bounds, Tensor) and bounds.is_floating_point()
+    if not numbers or bounds.ndim != 2 or len(bounds) == 0:
+        got = (tuple(bounds.shape), bounds.dtype) if isinstance(bounds, Tensor) else bounds
+        raise ValueError(f"bounds must be a float tensor (K, B) with K ≥ 1, got {got!r}")
     return math.log(len(bounds)) - torch.logsumexp(-bounds.double(), 0).to(bounds)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
-from diffflow_edu.processes.adjoint import _leaves
+from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import Field
 from diffflow_edu.schedules import check_whole
 
@@ -124,7 +124,7 @@ def divergence(
             x = x.detach().requires_grad_()
         f = field(x, t)
         if fresh and recording:  # is there anything but our own x to differentiate by?
-            recording = any(leaf is not x for leaf in _leaves(f))
+            recording = any(leaf is not x for leaf in leaves(f))
         if probes is None:
             probes, share = _unit_vectors(x), 1.0
         else:

@@ -7,13 +7,12 @@ data with it; here are two more, for any grid of times. None of them trains anyt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from diffflow_edu.processes.base import Trajectory, check_particles, generator_for
+from diffflow_edu.processes.base import Trajectory, check_shape, generator_for
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import check_whole
@@ -66,7 +65,7 @@ def ddim_encode(model: DDPM, x: Tensor, iterations: int = 1) -> Trajectory:
     more make it exact where the steps are short enough for the iteration to contract.
     """
     _check_ddpm(model)
-    check_particles(x)
+    model._check_data(x)
     check_whole("iterations", iterations)
     c = model.schedule
     sigma = c.noise_process.sigma(c.times)
@@ -102,9 +101,9 @@ def reverse_sde(
     (Song et al. 2021, algorithm 5; k² = (α_{i+1}/α_i)² is their 1 − β_i), norms averaged over
     the batch; there is none at t = 0, where no score is known.
 
-    times: (M + 1,), where to stop, rising within [0, T]; by default the model's own grid.
+    times: (M + 1,), where to stop, rising from t_0 ≥ 0 to T; by default the model's own grid.
     corrector_steps: Langevin steps after each predictor. snr: how large they are.
-    Raises ValueError for times that do not rise within [0, T], and for snr ≤ 0.
+    Raises ValueError for times that do not rise to T, and for snr ≤ 0.
     """
     if not isinstance(model, DiffFlow):
         raise ValueError(f"model must be a DDPM or DiffFlow, got {type(model).__name__}")
@@ -140,8 +139,7 @@ class _Normals:
     ) -> None:
         check_whole("n", n)
         shape = model.shape if shape is None else shape
-        if not (isinstance(shape, Sequence) and all(isinstance(k, Integral) for k in shape)):
-            raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+        check_shape(shape)
         self.size, self.like = (n, *shape), model.log_b_ratio
         self.generator = generator_for(seed, self.like.device)
 
@@ -170,8 +168,10 @@ def _checked_times(times: Tensor, model: DiffFlow) -> Tensor:
         got = tuple(times.shape) if isinstance(times, Tensor) else times
         raise ValueError(f"times must be a tensor (M + 1,) with M ≥ 1, got {got!r}")
     times, horizon = times.detach().cpu().double(), float(model.schedule.times[-1])
-    if not (bool((times.diff() > 0).all()) and times[0] >= 0 and times[-1] <= horizon * (1 + 1e-9)):
+    rise = bool((times.diff() > 0).all()) and times[0] >= 0
+    if not rise or abs(float(times[-1]) - horizon) > 1e-6 * horizon:
         raise ValueError(
-            f"times must rise strictly within [0, {horizon:g}], got {times[0]:g} … {times[-1]:g}"
+            f"times must rise strictly from 0 or more to T = {horizon:g}, where particles are "
+            f"N(0, I), got {times[0]:g} … {times[-1]:g}"
         )
     return times

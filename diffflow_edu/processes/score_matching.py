@@ -60,7 +60,7 @@ def exact_score(density: Density | Callable[[Tensor], Tensor], x: Tensor) -> Ten
         if not isinstance(log_p, Tensor) or log_p.shape != x.shape[:1]:
             got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
             raise ValueError(f"density must give log p (B,) = {tuple(x.shape[:1])}, got {got}")
-        (score,) = torch.autograd.grad(log_p.sum(), x)
+        score = _gradient(log_p.sum(), x).detach()
     known = x.detach().isfinite() & _per_particle(log_p.detach() > -math.inf, x)
     score = torch.where(known, score, 0.0)
     return torch.where(x.detach().isnan(), math.nan, score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -27,8 +28,11 @@ def blurred_log_prob(density: Density, x: Tensor, sigma: float) -> Tensor:
     >>> blurred_log_prob(toy.load("ring"), x, sigma=100.0)  # by now, all but N(0, 100² I)
     tensor([-11.0483])
     """
+    if not isinstance(density, (Gaussians, Curves, Rings, Boxes)):
+        raise ValueError(f"density must be one of toy.names(), got {density!r}")
     check_points(x)
-    if not (isinstance(sigma, (int, float)) and 0 < sigma < math.inf):
+    real = isinstance(sigma, Real) and not isinstance(sigma, bool)
+    if not (real and 0 < sigma < math.inf):
         raise ValueError(f"sigma must be positive and finite, got {sigma!r}")
     raw_sigma = sigma * density.scale
     if isinstance(density, (Gaussians, Curves)):  # isotropic Gaussian noise already: more of it
@@ -37,10 +41,8 @@ def blurred_log_prob(density: Density, x: Tensor, sigma: float) -> Tensor:
         return wider.log_prob(x)
     if isinstance(density, Rings):
         log_p = density._in_chunks(lambda raw: _rings(density, raw, raw_sigma), x)
-    elif isinstance(density, Boxes):
-        log_p = density._in_chunks(lambda raw: _boxes(density, raw, raw_sigma), x)
     else:
-        raise ValueError(f"density must be one of toy.names(), got {density!r}")
+        log_p = density._in_chunks(lambda raw: _boxes(density, raw, raw_sigma), x)
     return (log_p + 2 * math.log(density.scale)).to(x.dtype)
 
 
