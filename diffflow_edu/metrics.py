@@ -41,7 +41,7 @@ def sliced_w2(x: Tensor, y: Tensor, projections: int = 128, seed: int = 0) -> fl
         raise ValueError(f"projections must be a whole number of at least 1, got {projections!r}")
     if not (x.isfinite().all() and y.isfinite().all()):
         return math.nan
-    directions = _directions(projections, x.shape[1], seed).to(x.device)
+    directions = unit_directions(projections, x.shape[1], seed).to(x.device)
     level = _common_levels(len(x), len(y), x.device)
     middle, mass = (level[1:] + level[:-1]) / 2, level.diff()
     at_x = (middle * len(x)).long().clamp_max(len(x) - 1)
@@ -192,7 +192,7 @@ def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().flatten(1).double(), y.detach().flatten(1).double()
 
 
-def _directions(count: int, dim: int, seed: int) -> Tensor:
+def unit_directions(count: int, dim: int, seed: int) -> Tensor:
     """Unit vectors, columns of (dim, count): random orthonormal bases side by side."""
     generator = torch.Generator().manual_seed(seed)
     size = min(dim, count)

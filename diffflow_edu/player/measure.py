@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from diffflow_edu.figures.style import spread_indices
-from diffflow_edu.metrics import DATA_SEED, _directions, leak, sliced_w2
+from diffflow_edu.metrics import DATA_SEED, leak, sliced_w2, unit_directions
 from diffflow_edu.toy import Density
 
 PROJECTIONS = 32
@@ -51,7 +51,7 @@ def step_metrics(states: np.ndarray, density: Density) -> dict[str, list[float |
 
 def _sliced_w2_of_many(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     """`sliced_w2` of every x (k, n, 2) to one y (n, 2), as (k,): the same sum, sorted once."""
-    directions = _directions(PROJECTIONS, 2, seed=0)
+    directions = unit_directions(PROJECTIONS, 2, seed=0)
     quantiles = [
         np.sort((each.double() @ directions).mT.contiguous().numpy(), axis=-1) for each in (x, y)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,28 @@ def check_particles(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} must have shape (B, *shape) with B ≥ 1, got {tuple(x.shape)}")
 
 
+def check_data(x: Tensor, weights: Iterable[Tensor]) -> None:
+    """Raise a ValueError unless x is particles, `check_particles`, in the dtype of the weights."""
+    check_particles(x)
+    ours = {weight.dtype for weight in weights}
+    if ours and x.dtype not in ours:
+        raise ValueError(
+            f"x must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
+            "convert it with x.float() or x.double(), or the model with model.double()"
+        )
+
+
+def field_like(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """What a drift or score returned, in the dtype of x; autocast may have lowered it.
+
+    Raises a ValueError that names the field unless it has the shape of x.
+    """
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must return a tensor like x, {tuple(x.shape)}, got {got}")
+    return value.to(x)
+
+
 class Process(nn.Module):
     """Carries particles between data (t = 0) and noise (t = T)."""
 
@@ -112,6 +134,9 @@ class Process(nn.Module):
     def sample(self, n: int, seed: int | None = None, shape: tuple[int, ...] = (2,)) -> Trajectory:
         """Carry n particles of the given shape from noise to data."""
         raise NotImplementedError
+
+    def _check_data(self, x: Tensor) -> None:
+        check_data(x, self.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         """The same as `loss`, so that wrappers such as DistributedDataParallel can train it."""

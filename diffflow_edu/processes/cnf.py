@@ -23,12 +23,11 @@ from diffflow_edu.processes.base import (
     Field,
     Process,
     Trajectory,
-    check_particles,
     check_shape,
+    field_like,
     generator_for,
     standard_normal_log_prob,
 )
-from diffflow_edu.processes.diffflow import _like
 from diffflow_edu.processes.ode import LARGEST_EXACT, Solution, Solver, draw_probes, integrate
 from diffflow_edu.schedules import check_whole
 
@@ -143,7 +142,7 @@ class CNF(Process):
 
     def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
-        return _like("drift", self.drift(x, t), x)
+        return field_like("drift", self.drift(x, t), x)
 
     # Likelihood ----------------------------------------------------------------------------------
 
@@ -203,15 +202,6 @@ class CNF(Process):
         if isinstance(self.drift, nn.Module):
             return [p for p in self.drift.parameters() if p.requires_grad]
         return leaves(self.drift_at(x.detach(), x.new_tensor(0.0)))
-
-    def _check_data(self, x: Tensor) -> None:
-        check_particles(x)
-        ours = {p.dtype for p in self.parameters()}
-        if ours and x.dtype not in ours:
-            raise ValueError(
-                f"x must be {', '.join(map(str, ours))} like the model's network, got {x.dtype}; "
-                "convert it with x.float() or x.double(), or the model with model.double()"
-            )
 
     # Particles -----------------------------------------------------------------------------------
 

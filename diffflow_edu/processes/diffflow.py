@@ -25,8 +25,9 @@ from diffflow_edu.processes.base import (
     Field,
     Process,
     Trajectory,
-    check_particles,
+    check_data,
     check_shape,
+    field_like,
     generator_for,
     standard_normal_log_prob,
 )
@@ -84,11 +85,11 @@ class DiffFlow(Process):
 
     def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
-        return _like("drift", self.drift(x, t), x)
+        return field_like("drift", self.drift(x, t), x)
 
     def score_at(self, x: Tensor, t: Tensor) -> Tensor:
         """s(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
-        return _like("score", self.score(x, t), x)
+        return field_like("score", self.score(x, t), x)
 
     # The two chains ------------------------------------------------------------------------------
 
@@ -208,13 +209,8 @@ class DiffFlow(Process):
         return self.schedule.draw() if self.training else self.schedule
 
     def _check_data(self, x: Tensor) -> None:
-        check_particles(x)
-        ours = {p.dtype for p in self.parameters() if p is not self.log_b_ratio}
-        if ours and x.dtype not in ours:
-            raise ValueError(
-                f"x must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
-                "convert it with x.float() or x.double(), or the model with model.double()"
-            )
+        # Not the backward std: it stays in its own dtype where the fields are foreign callables.
+        check_data(x, (p for p in self.parameters() if p is not self.log_b_ratio))
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -288,11 +284,3 @@ def check_schedule(schedule: Schedule) -> None:
     """Raise a ValueError unless it is a Schedule."""
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
-
-
-def _like(name: str, value: Tensor, x: Tensor) -> Tensor:
-    """What a field returned, in the dtype of x; autocast may have lowered it."""
-    if not isinstance(value, Tensor) or value.shape != x.shape:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} must return a tensor like x, {tuple(x.shape)}, got {got}")
-    return value.to(x)

@@ -273,15 +273,6 @@ class NCSN(Process):
             return self.score(x, times.reshape(-1, *[1] * (x.ndim - 2)))
         return torch.stack([score_at(self.score, x[i], t) for i, t in enumerate(times)])
 
-    def _check_data(self, x: Tensor) -> None:
-        check_particles(x)
-        ours = {p.dtype for p in self.parameters()}
-        if ours and x.dtype not in ours:
-            raise ValueError(
-                f"x must be {', '.join(map(str, ours))} like the model's network, got {x.dtype}; "
-                "convert it with x.float() or x.double(), or the model with model.double()"
-            )
-
     # The particles -------------------------------------------------------------------------------
 
     @torch.no_grad()
