@@ -121,10 +121,7 @@ def evaluate(
 
     Raises ValueError for n < 1 and unless 0 ≤ log_prob_n ≤ n.
     """
-    if not isinstance(model, Process):
-        raise ValueError(f"model must be a Process, got {type(model).__name__}")
-    if not isinstance(density, Density):
-        raise ValueError(f"density must be one of `toy`, got {density!r}; toy.load makes one")
+    _check_pair(model, density)
     check_whole("n", n)
     check_whole("seed", seed, least=0)
     check_whole("log_prob_n", log_prob_n, least=0)
@@ -177,6 +174,117 @@ def mean_log_prob(model: Process, x: Tensor) -> float:
         return model.log_prob(x).double().mean().item()
     except NotImplementedError:
         return math.nan
+
+
+# The noise side ----------------------------------------------------------------------------------
+
+
+def mode_survival(latent: Tensor, modes: Tensor) -> float:
+    """The share of particles whose nearest neighbour in the noise has their own mode.
+
+    How much of the mode a way out keeps: 1 where every mode has a region of its own, its
+    `mode_survival_chance` where nothing is left. The neighbours come nearer as n grows, so it
+    belongs to its n.
+
+    latent: x_T, (n, *shape), n ≥ 2. modes: (n,), such as ``density.mode(x_0)``. NaN if a particle
+    is not finite. Raises ValueError for shapes that do not fit.
+
+    >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    >>> mode_survival(x, torch.tensor([0, 0, 1, 1])), mode_survival(x, torch.tensor([0, 1, 0, 1]))
+    (1.0, 0.0)
+    """
+    _check_modes(modes)
+    latent, _ = _comparable(latent, latent)
+    if len(latent) != len(modes):
+        raise ValueError(
+            f"modes must hold one label a particle, ({len(latent)},), got {tuple(modes.shape)}"
+        )
+    if not latent.isfinite().all():
+        return math.nan
+    rows = max(1, 2**22 // len(latent))  # bounds the memory
+    kept = 0
+    for first in range(0, len(latent), rows):
+        block = torch.arange(first, min(first + rows, len(latent)))
+        distance = torch.cdist(latent[block], latent)
+        distance[torch.arange(len(block)), block] = math.inf
+        kept += int((modes[distance.argmin(1)] == modes[block]).sum())
+    return kept / len(latent)
+
+
+def mode_survival_chance(modes: Tensor) -> float:
+    """What `mode_survival` is on average where the modes are dealt out at random.
+
+    Σ_m n_m (n_m − 1)/(n (n − 1)), exactly: the chance that two particles share their mode.
+    modes: (n,), n ≥ 2. Raises ValueError for any other shape.
+
+    >>> mode_survival_chance(torch.tensor([0, 0, 1, 1]))  # one of the three others is mine
+    0.3333333333333333
+    """
+    _check_modes(modes)
+    count, n = modes.unique(return_counts=True)[1], len(modes)
+    return int((count * (count - 1)).sum()) / (n * (n - 1))
+
+
+def w2_to_normal(latent: Tensor, seed: int = 0) -> float:
+    """How Gaussian the noise side is: `sliced_w2` from x_T to as many draws of N(0, I).
+
+    latent: (n, *shape). seed: of the draws. NaN if a particle is not finite.
+    """
+    latent, _ = _comparable(latent, latent)
+    return sliced_w2(latent, _normal_draws(len(latent), latent.shape[1], seed).to(latent))
+
+
+def w2_to_normal_floor(n: int, dim: int = 2, seed: int = 0) -> float:
+    """What `w2_to_normal` reads on n draws of N(0, I) itself. Raises ValueError for n, dim < 1."""
+    check_whole("n", n)
+    check_whole("dim", dim)
+    return w2_to_normal(_normal_draws(n, dim, seed + DATA_SEED), seed)
+
+
+@torch.no_grad()
+def evaluate_latent(
+    model: Process, density: Density, n: int = 4000, seed: int = 0
+) -> dict[str, float | int]:
+    """What a model's way out makes of n points of the data: how Gaussian, and what it forgets.
+
+    mode_survival, mode_survival_chance: of the data's modes in x_T. mode_survival_data: the same
+        in the data, before any step; less than 1 where modes cross.
+    w2_to_normal, w2_to_normal_floor: in units of the noise.
+    n, seed: as given. Raises ValueError for n < 2 and for what is no Process or Density.
+    """
+    _check_pair(model, density)
+    check_whole("n", n, least=2)
+    check_whole("seed", seed, least=0)
+    data = density.sample(n, seed=seed + DATA_SEED)
+    latent = model.encode(data, seed=seed).end
+    modes = density.mode(data)
+    return {
+        "mode_survival": mode_survival(latent, modes),
+        "mode_survival_chance": mode_survival_chance(modes),
+        "mode_survival_data": mode_survival(data, modes),
+        "w2_to_normal": w2_to_normal(latent, seed),
+        "w2_to_normal_floor": w2_to_normal_floor(n, latent.shape[1], seed),
+        "n": n,
+        "seed": seed,
+    }
+
+
+def _normal_draws(n: int, dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator, dtype=torch.float64)
+
+
+def _check_modes(modes: Tensor) -> None:
+    if not isinstance(modes, Tensor) or modes.ndim != 1 or len(modes) < 2:
+        got = tuple(modes.shape) if isinstance(modes, Tensor) else type(modes).__name__
+        raise ValueError(f"modes must be a tensor (n,) with n >= 2, got {got}")
+
+
+def _check_pair(model: object, density: object) -> None:
+    if not isinstance(model, Process):
+        raise ValueError(f"model must be a Process, got {type(model).__name__}")
+    if not isinstance(density, Density):
+        raise ValueError(f"density must be one of `toy`, got {density!r}; toy.load makes one")
 
 
 def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

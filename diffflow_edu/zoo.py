@@ -28,6 +28,9 @@ KINDS: dict[str, Callable[..., Process]] = {
     "cnf": CNF.mlp,
     "ncsn": NCSN.mlp,
 }
+NOISE_BUDGETS = (0.001, 0.01, 0.1, 0.3, 1.0, 2.0, 4.0)
+"""∫g² dt at the settings of the noise dial; their kinds are "diffflow_noise_0.001" and so on."""
+KINDS |= {f"diffflow_noise_{budget:g}": DiffFlow.mlp for budget in NOISE_BUDGETS}
 
 
 class WeightsError(ValueError):

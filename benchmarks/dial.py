@@ -1,0 +1,193 @@
+"""The noise dial: one DiffFlow at every noise budget, from nearly a flow to nearly a diffusion.
+
+    python -m benchmarks.dial                # all settings, 2 at a time; resumable
+    python -m benchmarks.dial --only 10/0.1  # one: N and the budget
+    python -m benchmarks.dial --assemble     # results/dial.json from the runs there are
+    python -m benchmarks.dial --ship         # and the chains of ten steps into the package
+
+The dial is one number, the noise budget B = ∫ g² dt: all the variance that the forward process
+injects. On the log-SNR chain g² = d log(1 + r²)/dt, r the noise-to-signal ratio, so that
+
+    B = log(1 + r_max²)    and    r_max = √(e^B − 1),
+
+and everything else can stay as it is: networks, step counts, smallest noise, recipe. As B → 0 the
+linear part of a step becomes the identity and the learned drift has to carry the particles alone,
+as in a flow; for large B the chain drowns the data even where the drift stays at zero, as in DDPM.
+
+Every setting of one N trains for the same number of steps on one thread, hence for about the same
+CPU time, then gets the best backward noise (`calibrate`). Each run leaves its record and its
+weights in runs/dial; a run whose record exists is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.toy import write_json
+from benchmarks.train_zoo import current_commit, data_width, machine
+from diffflow_edu import fit, metrics, toy, zoo
+
+DENSITY, SEED, PARTICLES, CALIBRATION_PARTICLES = "olympic_rings", 0, 10_000, 50_000
+BUDGETS = {10: zoo.NOISE_BUDGETS, 5: (0.01, 0.1, 0.3, 1.0, 4.0)}
+TRAINING = {"steps": 2400, "batch_size": 500, "lr": 5e-3, "warm_start": 1500}
+FOLDER = Path("runs") / "dial"
+RESULTS = Path(__file__).parent / "results" / "dial.json"
+
+
+def r_max(budget: float) -> float:
+    """The last noise-to-signal ratio of the log-SNR chain that injects this much variance.
+
+    Raises ValueError unless the budget is positive and finite.
+
+    >>> round(math.log1p(r_max(0.3) ** 2), 12)
+    0.3
+    """
+    if not (budget > 0 and math.isfinite(budget)):
+        raise ValueError(f"budget must be positive and finite, got {budget!r}")
+    return math.sqrt(math.expm1(budget))
+
+
+def recipe(steps: int, budget: float, density: toy.Density) -> dict[str, Any]:
+    """Grid, networks and training of one setting: what `zoo.build` takes."""
+    grid = {"steps": steps, "r_min": 1.3 * data_width(density), "r_max": r_max(budget)}
+    return {
+        "kind": f"diffflow_noise_{budget:g}",
+        "density": density.name,
+        "schedule": ["log_snr", grid],
+        "hidden": 128,
+        "learn_backward_std": False,
+        "training": {**TRAINING, "seed": SEED},
+    }
+
+
+def names() -> list[str]:
+    """Every run as "N/budget", the ends of the dial first, so that few runs tell its range."""
+    runs = []
+    for steps, budgets in BUDGETS.items():
+        for step in (4, 2, 1):
+            chosen = [f"{steps}/{budget:g}" for budget in budgets[::step]]
+            runs += [name for name in chosen if name not in runs]
+    return runs
+
+
+def train(name: str, folder: Path, commit: str) -> None:
+    """Train and measure one setting; write its weights and then its record."""
+    torch.set_num_threads(1)
+    steps, budget = int(name.split("/")[0]), float(name.split("/")[1])
+    density = toy.load(DENSITY)
+    plan = recipe(steps, budget, density)
+    torch.manual_seed(SEED)
+    model = zoo.build(plan)
+    began = time.process_time()
+    fit(model, density, **plan["training"])
+    model.calibrate(density.sample(CALIBRATION_PARTICLES, seed=SEED + 1))
+    seconds = time.process_time() - began
+    measured = metrics.evaluate(model, density, n=PARTICLES, seed=SEED)
+    measured |= metrics.evaluate_latent(model, density, n=PARTICLES, seed=SEED)
+    card = {
+        "recipe": plan,
+        "command": f"python -m benchmarks.dial --only {name}",
+        "commit": commit,
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "clock": "CPU",
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "metrics": {k: v if math.isfinite(v) else None for k, v in measured.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    zoo.save_model(file_of(folder, name, ".safetensors"), model, card)
+    write_json(file_of(folder, name, ".json"), {"N": steps, "budget": budget, **card})
+
+
+def file_of(folder: Path, name: str, suffix: str) -> Path:
+    return folder / (name.replace("/", "--") + suffix)
+
+
+def assemble(folder: Path) -> dict[str, Any]:
+    """All records by N and budget, and for each N the best place of the dial, by every measure."""
+    records = [json.loads(path.read_text()) for path in folder.glob("*--*.json")]
+    records.sort(key=lambda r: (-r["N"], r["budget"]))
+    return {
+        "setting": {
+            "density": DENSITY,
+            "entropy": toy.load(DENSITY).entropy(),
+            "particles": PARTICLES,
+            "seed": SEED,
+            "training": TRAINING,
+            "units": "budget: ∫g² dt, variance in units of the normalised data; gap: nats; "
+            "sliced_w2 and w2_to_normal: in those units; seconds: CPU",
+            "machines": sorted({r["machine"] for r in records}),
+            "commits": sorted({r["commit"] for r in records}),
+        },
+        "best": {str(n): best_places([r for r in records if r["N"] == n]) for n in BUDGETS},
+        "records": records,
+    }
+
+
+def best_places(records: list[dict[str, Any]]) -> dict[str, float]:
+    """The budget at which each measure is best: gap, leak and the two distances small."""
+    measures = ("gap", "leak", "sliced_w2", "w2_to_normal")
+    if not records:
+        return {}
+    return {
+        what: min(records, key=lambda r: _or_worst(r["metrics"][what]))["budget"]
+        for what in measures
+    }
+
+
+def _or_worst(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def ship(folder: Path, into: Path) -> list[Path]:
+    """Copy the chains of ten steps into the package, under their names in the zoo."""
+    shipped = []
+    for path in sorted(folder.glob("10--*.safetensors")):
+        kind = zoo.load(path).card["recipe"]["kind"]
+        shipped.append(into / f"{kind}-{DENSITY}-10.safetensors")
+        shipped[-1].write_bytes(path.read_bytes())
+    return shipped
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=names(), choices=names(), metavar="N/BUDGET")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--commit", help="the commit of this code, where git is not at hand")
+    parser.add_argument("--assemble", action="store_true", help="write the JSON and run nothing")
+    parser.add_argument("--ship", action="store_true", help="the same, and copy the weights")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["DIFFFLOW_EDU_PROGRESS"] = "0"
+    commit = options.commit or current_commit()
+    if options.one:
+        train(options.one, FOLDER, commit)
+        return
+    if options.assemble or options.ship:
+        write_json(RESULTS, assemble(FOLDER))
+        for path in ship(FOLDER, zoo.FOLDER) if options.ship else ():
+            print(path.name, path.stat().st_size // 1000, "kB")
+        return
+    waiting = [name for name in options.only if not file_of(FOLDER, name, ".json").exists()]
+    running: list[subprocess.Popen] = []
+    command = [sys.executable, "-m", "benchmarks.dial", "--commit", commit, "--one"]
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            print(time.strftime("%H:%M:%S"), waiting[0], flush=True)
+            running.append(subprocess.Popen([*command, waiting.pop(0)]))
+        time.sleep(1)
+        running = [process for process in running if process.poll() is None]
+
+
+if __name__ == "__main__":
+    main()
