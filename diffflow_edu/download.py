@@ -6,7 +6,10 @@ nothing else. What is downloaded is checked against its published checksum befor
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,23 @@ class DataError(OSError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file. checksum: "md5:…" or "sha256:…". size: in words, for messages."""
+    """A published file. checksum: "md5:…" or "sha256:…". size: in words, for messages.
+
+    mirrors: other addresses, tried in turn. unpacked: the checksum is of what is inside the .gz,
+    since the same content can be packed in many ways; without .gz in its name the file will do too.
+    """
 
     name: str
     url: str
     checksum: str
     size: str
+    mirrors: tuple[str, ...] = ()
+    unpacked: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the file may be called in a folder of yours."""
+        return (self.name, self.name.removesuffix(".gz")) if self.unpacked else (self.name,)
 
 
 def data_folder() -> Path | None:
@@ -49,14 +63,18 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("diffflow_edu"))
 
 
+def find_all(*names: str) -> list[Path]:
+    """Every such file in the data folder or in a folder directly inside it."""
+    folder = data_folder()
+    if folder is None:
+        return []
+    paths = (p for name in names for p in (folder / name, *sorted(folder.glob(f"*/{name}"))))
+    return [path for path in paths if path.is_file()]
+
+
 def find(*names: str) -> Path | None:
     """The first of these files in the data folder or in a folder directly inside it, else None."""
-    folder = data_folder()
-    for name in names if folder is not None else ():
-        for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
-            if path.is_file():
-                return path
-    return None
+    return next(iter(find_all(*names)), None)
 
 
 def fetch(remote: Remote) -> Path:
@@ -65,16 +83,16 @@ def fetch(remote: Remote) -> Path:
     Raises DataError without a network (which file, from where, where to put it), and where the
     checksum is wrong. A wrong download is kept aside as name.bad; a file of yours stays as it is.
     """
-    given = find(remote.name)
-    if given is not None:
-        actual = _checksum(given, remote)
-        if actual != remote.checksum:
-            raise DataError(
-                f"{given} is not the published {remote.name}: its checksum is {actual} instead of "
-                f"{remote.checksum}. It was not used. It may be truncated; get it again from "
-                f"{remote.url}"
-            )
-        return given
+    given = find_all(*remote.names)
+    for path in given:  # MNIST and Fashion-MNIST give their files the same names
+        if _checksum(path, remote) == remote.checksum:
+            return path
+    if given:
+        raise DataError(
+            f"{given[0]} is not the published {remote.name}: its checksum is "
+            f"{_checksum(given[0], remote)} instead of {remote.checksum}. It was not used. It may "
+            f"be truncated; get it again from {remote.url}"
+        )
     path = cache_folder() / remote.name
     if not path.exists():
         _download(remote, path)
@@ -94,6 +112,13 @@ def _checksum(path: Path, remote: Remote) -> str:
     import pooch
 
     algorithm = remote.checksum.split(":")[0]
+    if remote.unpacked and path.suffix == ".gz":
+        try:
+            with gzip.open(path) as file:
+                digest = hashlib.new(algorithm, file.read()).hexdigest()
+        except (OSError, EOFError, zlib.error) as error:
+            return f"none ({error})"
+        return f"{algorithm}:{digest}"
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
@@ -104,18 +129,24 @@ def _download(remote: Remote, path: Path) -> None:
     # The process id keeps two downloads at a time from writing into one another.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     quiet = os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0"
-    try:
-        get = pooch.HTTPDownloader(progressbar=not quiet, timeout=30)
-        get(remote.url, str(part), None)
-        part.replace(path)
-    except OSError as error:  # requests raises nothing else
-        raise DataError(
-            f"{remote.name} ({remote.size}) is not in {places(path.parent)}, and could not be "
-            f"downloaded from {remote.url} ({_reason(error)}). Without a network: get it on "
-            f"another machine and put it into {path.parent} or any folder that {VARIABLE} names."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    get = pooch.HTTPDownloader(progressbar=not quiet, timeout=30)
+    failure: OSError | None = None
+    for url in (remote.url, *remote.mirrors):
+        try:
+            get(url, str(part), None)
+            part.replace(path)
+            return
+        except OSError as error:  # requests raises nothing else
+            failure = failure or error
+        finally:
+            part.unlink(missing_ok=True)
+    others = f" or from {', '.join(remote.mirrors)}" if remote.mirrors else ""
+    raise DataError(
+        f"{remote.name} ({remote.size}) is not in {places(path.parent)}, and could not be "
+        f"downloaded from {remote.url}{others} ({_reason(failure)}). Without a network: get it on "
+        f"another machine and put it into {path.parent}, or as {remote.name} into any folder that "
+        f"{VARIABLE} names."
+    ) from failure
 
 
 def places(cache: Path) -> str:

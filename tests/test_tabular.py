@@ -492,7 +492,7 @@ def test_without_a_network_the_error_says_which_file_from_where_and_where_to_put
         "data.tar.gz (817 MB)",
         "DIFFFLOW_EDU_DATA (not set)",
         "https://zenodo.org/records/1161203/files/data.tar.gz?download=1 (no network in tests)",
-        f"put it into {elsewhere / 'cache'} or any folder that DIFFFLOW_EDU_DATA names",
+        f"put it into {elsewhere / 'cache'}, or as data.tar.gz into any folder",
     ):
         assert part in message
     assert list((elsewhere / "cache").iterdir()) == []
