@@ -21,6 +21,7 @@ from diffflow_edu.nets import MLP, PREDICTIONS
 from diffflow_edu.processes.base import Field, generator_for
 from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
 from diffflow_edu.schedules import Schedule
+from diffflow_edu.unet import Size, UNet, check_image_shape
 
 PredictionName = Literal["noise", "x0", "v", "score"]
 VarianceName = Literal["beta", "posterior"]
@@ -124,6 +125,23 @@ class DDPM(DiffFlow):
         net = MLP(dim, hidden, horizon=float(schedule.times[-1]))
         model = cls(net, schedule, prediction, learn_backward_std)
         model.shape = (dim,)
+        return model
+
+    @classmethod
+    def unet(
+        cls,
+        schedule: Schedule,
+        shape: tuple[int, int, int],
+        size: str | Size = "small",
+        learn_backward_std: bool = False,
+        prediction: Literal["noise", "x0", "v"] = "noise",
+    ) -> DDPM:
+        """The model for images of a shape (C, H, W): one U-Net; `prediction` is what it says."""
+        check_schedule(schedule)
+        check_image_shape(shape)
+        net = UNet(shape[0], size, horizon=float(schedule.times[-1]))
+        model = cls(net, schedule, prediction, learn_backward_std)
+        model.shape = tuple(shape)
         return model
 
     @classmethod

@@ -32,6 +32,7 @@ from diffflow_edu.processes.base import (
     standard_normal_log_prob,
 )
 from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.unet import Size, UNet, check_image_shape
 
 
 class DiffFlow(Process):
@@ -81,6 +82,24 @@ class DiffFlow(Process):
         score = NoisePrediction(MLP(dim, hidden, horizon=horizon), schedule.noise_process)
         model = cls(drift, score, schedule, learn_backward_std)
         model.shape = (dim,)
+        return model
+
+    @classmethod
+    def unet(
+        cls,
+        schedule: Schedule,
+        shape: tuple[int, int, int],
+        size: str | Size = "small",
+        learn_backward_std: bool = False,
+    ) -> DiffFlow:
+        """The model for images of a shape (C, H, W): two U-Nets; the drift starts at zero."""
+        check_schedule(schedule)
+        check_image_shape(shape)
+        horizon = float(schedule.times[-1])
+        drift = UNet(shape[0], size, zero_init=True, horizon=horizon)
+        score = NoisePrediction(UNet(shape[0], size, horizon=horizon), schedule.noise_process)
+        model = cls(drift, score, schedule, learn_backward_std)
+        model.shape = tuple(shape)
         return model
 
     def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
