@@ -6,6 +6,7 @@ A distance between two finite sets of samples is positive even when both come fr
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from .processes.base import Process
 from .schedules import check_whole
 from .toy import Density
+from .toy.rings import Rings
 
 Metric = Callable[[Tensor, Tensor], float]
 """A distance between samples: (x (n, d), y (m, d)) -> a number."""
@@ -174,6 +176,43 @@ def mean_log_prob(model: Process, x: Tensor) -> float:
         return model.log_prob(x).double().mean().item()
     except NotImplementedError:
         return math.nan
+
+
+def crossings(density: Rings) -> Tensor:
+    """Where the circles of a density of rings cross, (m, 2) float64 in normalised units.
+
+    Raises ValueError for a density without rings.
+
+    >>> from diffflow_edu import toy
+    >>> len(crossings(toy.load("olympic_rings"))), len(crossings(toy.load("ring")))
+    (8, 0)
+    """
+    if not isinstance(density, Rings):
+        raise ValueError(f"density must be made of rings, such as olympic_rings, got {density!r}")
+    found = []
+    for a, b in itertools.combinations(density.centres, 2):
+        apart = torch.linalg.vector_norm(b - a)
+        if 0 < apart < 2:  # of circles of radius 1
+            along = (b - a) / apart
+            across = (1 - (apart / 2).square()).sqrt() * torch.stack([-along[1], along[0]])
+            found += [(a + b) / 2 + across, (a + b) / 2 - across]
+    raw = torch.stack(found) if found else density.centres.new_empty(0, 2)
+    return (raw - density.shift) / density.scale
+
+
+def crossing_leak(x: Tensor, density: Rings, radius: float = 0.15) -> float:
+    """`leak` of those samples alone that lie within `radius` of where two rings cross.
+
+    x: (n, 2). radius: normalised units. NaN if no sample lies there. Raises ValueError for a
+    density whose rings do not cross and for radius ≤ 0.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius!r}")
+    points = crossings(density)
+    if len(points) == 0:
+        raise ValueError(f"density must have rings that cross, got {density!r}")
+    near = torch.cdist(x.double(), points.to(x.device)).amin(1) <= radius
+    return leak(x[near], density) if near.any() else math.nan
 
 
 # The noise side ----------------------------------------------------------------------------------
