@@ -136,7 +136,9 @@ def test_crossings_lie_on_two_rings_at_once():
 
 def test_the_leak_at_the_crossings_counts_those_near_them_only():
     centre = metrics.crossings(RINGS)[0].float()
-    on, off = centre, centre + torch.tensor([0.1, 0.0])  # .1 to the side: on neither ring
+    around = torch.arange(8) * math.pi / 4
+    beside = centre + 0.1 * torch.stack([around.cos(), around.sin()], dim=1)
+    on, off = centre, beside[RINGS.distance(beside).argmax()]  # between the two rings
     far = torch.tensor([50.0, 50.0])
     assert RINGS.leaked(torch.stack([on, off, far])).tolist() == [False, True, True]
     assert metrics.crossing_leak(torch.stack([on, on, off, far, far]), RINGS) == pytest.approx(
