@@ -1,0 +1,116 @@
+"""Fréchet distance between sets of images, in the features of a net whose name is always told.
+
+FID (Heusel et al. 2017) compares Gaussians fitted to features:
+
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2}).
+
+Its number depends on the feature net and on how many images there are, and is not zero between two
+sets of real images. So here it is called "FID-LeNet" after a small classifier trained by
+`benchmarks/feature_nets.py`, is taken on as many images on either side, and comes with its floor,
+training against test images. It compares models with one another, not with published FIDs, which
+take the features of Inception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffflow_edu.schedules import check_whole
+
+FOLDER = Path(__file__).parent / "weights" / "features"
+
+
+class LeNet(nn.Module):
+    """Two convolutions, 128 features, 10 classes; for grey images of one size.
+
+    x: (B, 1, H, W) in [−1, 1], H and W multiples of 2 from 8 on. Returns the logits, (B, 10).
+    """
+
+    name = "LeNet"
+
+    def __init__(self, side: int = 28) -> None:
+        super().__init__()
+        check_whole("side", side, least=8)
+        self.side = side
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.hidden = nn.Linear(64 * (side // 4) ** 2, 128)
+        self.out = nn.Linear(128, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 128), the layer below the classes."""
+        if x.shape[1:] != (1, self.side, self.side):
+            raise ValueError(
+                f"x must be images (B, 1, {self.side}, {self.side}), got {tuple(x.shape)}"
+            )
+        h = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        h = F.max_pool2d(F.relu(self.conv2(h)), 2)
+        return F.relu(self.hidden(h.flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (B, 10)."""
+        return self.out(self.features(x))
+
+
+def feature_net(images: str) -> LeNet:
+    """The shipped feature net for a set of `images.names()`, in eval mode.
+
+    Its `card` has the test accuracy, the floor of the distance and the command that made it; its
+    `sha256` is that of the weights file. Raises ValueError where none is shipped.
+    """
+    path = FOLDER / f"lenet-{images}.safetensors"
+    if not path.exists():
+        known = sorted(p.stem.removeprefix("lenet-") for p in FOLDER.glob("lenet-*.safetensors"))
+        raise ValueError(f"no feature net for {images!r} is shipped, only for {', '.join(known)}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads(file.metadata()["card"])
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"weights file {path} cannot be used: {error}") from error
+    net = LeNet(card["side"])
+    net.load_state_dict(weights)
+    net.card = card
+    net.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return net.eval()
+
+
+@torch.no_grad()
+def features(net: LeNet, x: Tensor, batch: int = 500) -> Tensor:
+    """Features of x (n, 1, H, W), taken a batch at a time: (n, 128). What is outside is cut off."""
+    x = x.clamp(-1, 1)
+    weight = next(net.parameters())
+    return torch.cat([net.features(part.to(weight)).cpu() for part in x.split(batch)])
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2}). a: (n, d), b: (m, d) features.
+
+    Raises ValueError for unlike shapes, fewer than two rows, and numbers that are not finite.
+
+    >>> x = torch.randn(1000, 3, dtype=torch.float64)
+    >>> round(frechet_distance(x, x + 2), 6)  # the same covariance: the squared shift
+    12.0
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            "a and b must be features (n, d) and (m, d) with n, m ≥ 2, got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("a and b must be finite")
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
+    # tr (Σ_a Σ_b)^{1/2} = tr (√Σ_a Σ_b √Σ_a)^{1/2}, of a symmetric matrix.
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    return float((shift + cov_a.trace() + cov_b.trace() - 2 * cross).clamp_min(0))
