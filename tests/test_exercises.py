@@ -14,6 +14,7 @@ import torch
 from diffflow_edu import exercises
 from diffflow_edu.exercises.checking import Slip, check_function
 from tests import (
+    test_exercises_adjoint,
     test_exercises_ddpm,
     test_exercises_flows,
     test_exercises_scores,
@@ -26,6 +27,7 @@ NOTEBOOKS = (
     test_exercises_scores,
     test_exercises_ddpm,
     test_exercises_two_sdes,
+    test_exercises_adjoint,
 )
 SOLUTIONS = {check: answer for each in NOTEBOOKS for check, answer in each.SOLUTIONS.items()}
 PLANTED = [planted for each in NOTEBOOKS for planted in each.PLANTED]

@@ -5,6 +5,13 @@
 False
 """
 
+from diffflow_edu.exercises.adjoint import (
+    check_denoise,
+    check_flexible_grid,
+    check_memory,
+    check_network_units,
+    check_reverse_step,
+)
 from diffflow_edu.exercises.ddpm import (
     check_ddim_step,
     check_gaussian_kl,
@@ -38,7 +45,9 @@ __all__ = [
     "check_coupling_log_det",
     "check_data_side",
     "check_ddim_step",
+    "check_denoise",
     "check_denoising_loss",
+    "check_flexible_grid",
     "check_flow_log_prob",
     "check_forward_step",
     "check_gap",
@@ -50,7 +59,10 @@ __all__ = [
     "check_least_leak",
     "check_log_constant",
     "check_log_p_rate",
+    "check_memory",
+    "check_network_units",
     "check_noise_levels",
     "check_path_bound",
     "check_reverse_drift",
+    "check_reverse_step",
 ]

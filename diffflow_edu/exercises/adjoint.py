@@ -1,0 +1,322 @@
+"""Notebook 05: memory, one reverse step, network units, a flexible grid, and the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffflow_edu.exercises.checking import Slip, check_function
+
+
+def check_memory(answer: Any) -> bool:
+    """Exercise 1: answer(N, step, state) is what autograd and what the adjoint keep, two numbers.
+
+    N: steps; step: the activations of one step, state: one state x_i, both in MiB.
+    """
+    cases = [(30, 18.5, 0.015), (4, 2.0, 0.5)]
+    slips = [
+        Slip(
+            lambda n, step, state: torch.tensor([n * step, (n + 1) * state]),
+            "the adjoint's number lacks a part: while a step is rebuilt, its own activations are "
+            "there too, those of one step.",
+        ),
+        Slip(
+            lambda n, step, state: torch.tensor([n * step, n * state + step]),
+            "count the states again: x_0 … x_N are one more than there are steps.",
+        ),
+        Slip(
+            lambda n, step, state: torch.tensor([n * step, n * state]),
+            "count the states again, x_0 … x_N are N + 1; and one step's activations are there "
+            "too, while it is rebuilt.",
+        ),
+        Slip(
+            lambda n, step, state: torch.tensor([n * step, state + step]),
+            "the forward sweep keeps all the states, not only the latest: without x_i and x_{i+1} "
+            "nobody can tell which noise was drawn at step i.",
+        ),
+        Slip(
+            lambda n, step, state: torch.tensor([step, (n + 1) * state + step]),
+            "autograd frees nothing before backward: the activations of every step wait, N times.",
+        ),
+        Slip(
+            lambda n, step, state: torch.tensor([n * step, (n + 1) * (state + step)]),
+            "the adjoint frees a step's activations before it rebuilds the next: only states add "
+            "up.",
+        ),
+        Slip(
+            lambda n, step, state: _memory(n, step, state).flip(0),
+            "the two have changed places: first autograd, then the adjoint.",
+        ),
+    ]
+    praise = "right: N steps' activations against N + 1 states and one step's activations."
+    return check_function("memory", answer, _memory, slips, cases, praise)
+
+
+def check_reverse_step(answer: Any) -> bool:
+    """Exercise 2: answer(x, x_next, a_next, mean, energy) is a_i, Algorithm 2's reverse step.
+
+    x, x_next, a_next: (B, d), x_i, x_{i+1} and a_{i+1}; mean(x): where step i carries x on average,
+    (B, d); energy(x, x_next): ℓ_i of every particle, (B,). Returns (B, d).
+    """
+    draw = torch.Generator().manual_seed(5)
+    cases = []
+    for dt, g in ((0.3, 0.7), (0.1, 1.6)):
+        x, noise, a_next = torch.randn(3, 6, 2, generator=draw, dtype=torch.float64)
+        mean, energy = _step(dt, g)
+        cases.append((x, mean(x) + g * dt**0.5 * noise, a_next, mean, energy))
+
+    def slip(wrong: Callable[..., Tensor], message: str) -> Slip:
+        """wrong(a_{i+1}, ∂ℓ/∂x_i, ∂ℓ/∂x_{i+1}, pull), where pull(u) = u · ∂x_{i+1}/∂x_i."""
+        return Slip(lambda *case: wrong(case[2], *_parts(*case)), message)
+
+    slips = [
+        slip(
+            lambda a, at_x, at_next, pull: pull(a) + at_x,
+            "∂ℓ_i/∂x_{i+1} is missing: x_{i+1} has an effect on ℓ_i too, so it belongs into u "
+            "before u is pulled back.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a + at_next),
+            "∂ℓ_i/∂x_i is missing: x_i enters ℓ_i directly, not only by way of x_{i+1}.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a),
+            "the energy ℓ_i is missing: this is the adjoint of a chain whose steps cost nothing.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: a + at_next + at_x,
+            "u must be pulled back through the step: u · ∂x_{i+1}/∂x_i, a vector-Jacobian product.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a) + at_next + at_x,
+            "∂ℓ_i/∂x_{i+1} lives at x_{i+1}: add it to a_{i+1} first, then pull back the sum.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a + at_next + at_x),
+            "∂ℓ_i/∂x_i lives at x_i already: add it after u was pulled back, not before.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a + at_x) + at_next,
+            "the two derivatives of ℓ_i have changed places: ∂ℓ_i/∂x_{i+1} belongs into u.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: pull(a - at_next) - at_x,
+            "the signs of ℓ_i's derivatives are turned: the loss adds ℓ_i.",
+        ),
+        slip(
+            lambda a, at_x, at_next, pull: a + at_next,
+            "this is u, at x_{i+1}: pull it back through the step, and add ∂ℓ_i/∂x_i.",
+        ),
+    ]
+    praise = "right: that is Algorithm 2, one line of it."
+    return check_function("reverse_step", answer, _reverse_step, slips, cases, praise)
+
+
+def check_network_units(answer: Any) -> bool:
+    """Exercise 3: answer(N) is the network units of four gradients, to leading order in N.
+
+    A forward pass of drift or score is 1 unit, a backward pass 2. Autograd, Algorithm 2 step by
+    step, `bound` and `loss`, in this order.
+    """
+    slips = [
+        Slip(
+            lambda n: torch.tensor([6 * n, 9 * n, 6 * n, 5 * n]),
+            "a backward pass counts 2: it makes the derivatives by the inputs and by the weights.",
+        ),
+        Slip(
+            lambda n: torch.tensor([9 * n, 9 * n, 8 * n, 7 * n]),
+            "step by step is dearer than autograd: the activations were thrown away, so 3 N "
+            "forward passes are done again. That is the price of the memory.",
+        ),
+        Slip(
+            lambda n: torch.tensor([9 * n, 12 * n, 8 * n, 8 * n]),
+            "loss is cheaper than bound: its cotangents, 1/B each, are known beforehand, so that "
+            "its forward sweep needs the drift alone, N; the score waits for the reverse sweep.",
+        ),
+        Slip(
+            lambda n: torch.tensor([6 * n, 8 * n, 8 * n, 7 * n]),
+            "autograd and step by step do not share: f_{i+1}(x_{i+1}) is asked for by the backward "
+            "noise of step i and again by the forward step i + 1. That makes 3 calls a step.",
+        ),
+        Slip(
+            lambda n: torch.tensor([9 * n, 12 * n, 12 * n, 12 * n]),
+            "with f_{i+1}(x_{i+1}) evaluated once, a step has 2 calls instead of 3.",
+        ),
+        Slip(
+            lambda n: torch.tensor([9.0, 12.0, 8.0, 7.0]),
+            "this is for a single step: multiply by N.",
+        ),
+    ]
+    praise = "right: 9, 12, 8 and 7 a step. Now count them."
+    return check_function("network_units", answer, _network_units, slips, [(30,), (7,)], praise)
+
+
+def check_flexible_grid(answer: Any) -> bool:
+    """Exercise 4: answer(alpha, T, beta) is one grid of L̂_β, (N + 1,), alpha of shape (N − 1,).
+
+    t_i = [α_i ((i−1)/(N−1))^β + (1−α_i)(i/(N−1))^β] T for 0 < i < N; t_0 = 0 and t_N = T.
+    """
+    draw = torch.Generator().manual_seed(6)
+    cases = [
+        (torch.rand(n - 1, generator=draw, dtype=torch.float64), T, beta)
+        for n, T, beta in ((6, 0.5, 0.9), (3, 2.0, 2.0))
+    ]
+
+    def with_ends(inner: Tensor, T: float) -> Tensor:
+        return torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), T)])
+
+    def mixed(alpha: Tensor, beta: float, parts: int) -> Tensor:
+        i = torch.arange(1, len(alpha) + 1, dtype=alpha.dtype)
+        return alpha * ((i - 1) / parts) ** beta + (1 - alpha) * (i / parts) ** beta
+
+    slips = [
+        Slip(
+            lambda alpha, T, beta: _flexible_grid(alpha, T, beta)[1:-1],
+            "these are the N − 1 times inside: put t_0 = 0 before and t_N = T behind them.",
+        ),
+        Slip(
+            lambda alpha, T, beta: with_ends(mixed(alpha, beta, len(alpha) + 1) * T, T),
+            "divide by N − 1, not by N: N − 1 inner times share [0, T] among them, one in each "
+            "interval.",
+        ),
+        Slip(
+            lambda alpha, T, beta: _flexible_grid(1 - alpha, T, beta),
+            "α and 1 − α have changed places. As a random grid that is just as good, since 1 − α "
+            "is uniform too; the paper's α_i leans towards the data, (i−1)/(N−1).",
+        ),
+        Slip(
+            lambda alpha, T, beta: _flexible_grid(alpha, T, 1.0),
+            "the exponent β is missing: each of the two ends of an interval is raised to it.",
+        ),
+        Slip(
+            lambda alpha, T, beta: T * (_flexible_grid(alpha, T, 1.0) / T) ** beta,
+            "mix after the power, not before: α_i stands between two times of the grid.",
+        ),
+        Slip(
+            lambda alpha, T, beta: with_ends(_flexible_grid(alpha, T, beta)[1:-1] / T, T),
+            "the inner times lack their T.",
+        ),
+        Slip(
+            lambda alpha, T, beta: (
+                T * (torch.arange(len(alpha) + 2, dtype=alpha.dtype) / (len(alpha) + 1)) ** beta
+            ),
+            "this is the fixed grid L_β; α has no part in it yet.",
+        ),
+    ]
+    praise = "right: one time in every interval, and both ends stay."
+    return check_function("flexible_grid", answer, _flexible_grid, slips, cases, praise)
+
+
+def check_denoise(answer: Any) -> bool:
+    """Exercise 5: answer(x, score, alpha, sigma) is E[x_0 | x], Tweedie's formula (x + σ² s)/α.
+
+    x = α x_0 + σ ε: (B, d), score: of x at that time, (B, d); alpha, sigma: 0-d. Returns (B, d).
+    """
+    draw = torch.Generator().manual_seed(7)
+    cases = []
+    for alpha, sigma in ((0.9, 0.4), (0.6, 1.3)):
+        x, score = torch.randn(2, 5, 3, generator=draw, dtype=torch.float64)
+        cases.append((x, score, *torch.tensor([alpha, sigma], dtype=torch.float64)))
+    slips = [
+        Slip(
+            lambda x, s, alpha, sigma: (x + sigma * s) / alpha,
+            "σ² multiplies the score, not σ: with s = −ε/σ that leaves x − σ ε.",
+        ),
+        Slip(
+            lambda x, s, alpha, sigma: (x - sigma**2 * s) / alpha,
+            "the sign: the score points to where the data is, so go along it, + σ² s.",
+        ),
+        Slip(
+            lambda x, s, alpha, sigma: x + sigma**2 * s,
+            "this is the mean of α x_0: divide by α.",
+        ),
+        Slip(
+            lambda x, s, alpha, sigma: x / alpha + sigma**2 * s,
+            "α divides both: solve x = α x_0 + σ ε for x_0 first.",
+        ),
+        Slip(
+            lambda x, s, alpha, sigma: (x + 0.5 * sigma**2 * s) / alpha,
+            "the whole σ² s: half of it is a step of the probability flow.",
+        ),
+        Slip(
+            lambda x, s, alpha, sigma: (x - sigma * s) / alpha,
+            "the score is not the noise: ε = −σ s, so − σ ε = + σ² s.",
+        ),
+    ]
+    praise = "right: the mean of all data that may be behind this particle."
+    return check_function("denoise", answer, _denoise, slips, cases, praise)
+
+
+# The truths --------------------------------------------------------------------------------------
+
+
+def _memory(n: int, step: float, state: float) -> Tensor:
+    return torch.tensor([n * step, (n + 1) * state + step])
+
+
+def _step(dt: float, g: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The mean of a step of equation 11 and its energy ½‖δB‖², for made-up fields."""
+
+    def drift(x: Tensor) -> Tensor:
+        return torch.sin(2 * x.flip(-1)) - 0.3 * x
+
+    def mean(x: Tensor) -> Tensor:
+        return x + drift(x) * dt
+
+    def energy(x: Tensor, x_next: Tensor) -> Tensor:
+        score = torch.cos(x_next.flip(-1)) - x_next
+        back = x_next - (drift(x_next) - g**2 * score) * dt
+        return 0.5 * ((x - back) / (g * dt**0.5)).square().sum(1)
+
+    return mean, energy
+
+
+def _reverse_step(
+    x: Tensor,
+    x_next: Tensor,
+    a_next: Tensor,
+    mean: Callable[[Tensor], Tensor],
+    energy: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """By autograd through the whole step, its noise held fixed: not the way of Algorithm 2."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        after = mean(x) + (x_next - mean(x)).detach()
+        rest = (a_next * after).sum()  # linear in x_{i+1}, so that its derivative there is a_{i+1}
+        return torch.autograd.grad(energy(x, after).sum() + rest, x)[0]
+
+
+def _parts(
+    x: Tensor,
+    x_next: Tensor,
+    a_next: Tensor,
+    mean: Callable[[Tensor], Tensor],
+    energy: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """∂ℓ/∂x_i, ∂ℓ/∂x_{i+1}, and pull(u) = u · ∂x_{i+1}/∂x_i, of which the slips are made."""
+    with torch.enable_grad():
+        x, x_next = x.detach().requires_grad_(), x_next.detach().requires_grad_()
+        at_x, at_next = torch.autograd.grad(energy(x, x_next).sum(), (x, x_next))
+
+    def pull(u: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.autograd.grad(mean(x), x, u)[0]
+
+    return at_x, at_next, pull
+
+
+def _network_units(n: int) -> Tensor:
+    return torch.tensor([9.0, 12.0, 8.0, 7.0]) * n
+
+
+def _flexible_grid(alpha: Tensor, T: float, beta: float) -> Tensor:
+    knots = (torch.arange(len(alpha) + 1, dtype=alpha.dtype) / len(alpha)) ** beta * T
+    inner = alpha * knots[:-1] + (1 - alpha) * knots[1:]
+    return torch.cat([knots[:1], inner, knots[-1:]])
+
+
+def _denoise(x: Tensor, score: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return (x + sigma**2 * score) / alpha
