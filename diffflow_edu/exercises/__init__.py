@@ -25,6 +25,12 @@ from diffflow_edu.exercises.flows import (
     check_least_leak,
     check_log_p_rate,
 )
+from diffflow_edu.exercises.likelihood import (
+    check_excess,
+    check_family_drift,
+    check_importance_weighted,
+    check_ode_log_prob,
+)
 from diffflow_edu.exercises.scores import (
     check_denoising_loss,
     check_gaussian_score,
@@ -47,12 +53,15 @@ __all__ = [
     "check_ddim_step",
     "check_denoise",
     "check_denoising_loss",
+    "check_excess",
+    "check_family_drift",
     "check_flexible_grid",
     "check_flow_log_prob",
     "check_forward_step",
     "check_gap",
     "check_gaussian_kl",
     "check_gaussian_score",
+    "check_importance_weighted",
     "check_jump",
     "check_langevin_step",
     "check_leak",
@@ -62,6 +71,7 @@ __all__ = [
     "check_memory",
     "check_network_units",
     "check_noise_levels",
+    "check_ode_log_prob",
     "check_path_bound",
     "check_reverse_drift",
     "check_reverse_step",
