@@ -4,6 +4,7 @@ Every function returns a matplotlib Figure and never calls ``plt.show``; a title
 and is passed by the caller. Time runs from data (left) to noise (right).
 """
 
+from diffflow_edu.figures.adjoint import CurvePanel, algorithm_two, curve_panels, time_grids
 from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
@@ -13,12 +14,15 @@ from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
 
 __all__ = [
+    "CurvePanel",
     "MODELS",
     "MODES",
     "ScorePanel",
+    "algorithm_two",
     "alt_text",
     "bound_bars",
     "cell_areas",
+    "curve_panels",
     "density_map",
     "film_strip",
     "gallery",
@@ -30,6 +34,7 @@ __all__ = [
     "score_fields",
     "square_grid",
     "style",
+    "time_grids",
     "view_square",
     "warped_grids",
 ]
