@@ -1,6 +1,7 @@
 """What Algorithm 2 costs: `loss` and `bound` against the algorithm step by step, and autograd.
 
     python benchmarks/adjoint.py                 # about two minutes; writes results/adjoint.json
+    python benchmarks/adjoint.py --against-n     # its part about N = 5 to 100; two minutes, too
 
 The baseline is Algorithm 2 the way the paper's public code runs it, written out cleanly. Its
 forward sweep asks for the drift on either side of each state and for the score (3 N network units,
@@ -12,7 +13,8 @@ Time: the four are run in turn, round after round, so that a busy machine slows 
 counts is the ratio of medians. Memory: the peak of the bytes autograd has saved for backward at
 one time, each storage counted once, with the cached states of the adjoint added, which a custom
 function saves out of sight of the hooks; and, as a check from outside, by how much the peak
-resident memory of a fresh process rises over one gradient.
+resident memory of a fresh process rises over one gradient. Against N all this is measured with half
+as many particles, since autograd keeps gigabytes at N = 100.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from diffflow_edu import DiffFlow, Schedule
 from diffflow_edu.processes.base import standard_normal_log_prob
 
 STEPS, PARTICLES, HIDDEN = 30, 2000, 128
+MANY_STEPS, FEWER_PARTICLES = (5, 10, 20, 30, 50, 100), 1000
 RESULTS = Path(__file__).parent / "results" / "adjoint.json"
 GOALS = {"loss": 0.68, "bound": 0.80, "memory": 0.10}
 
@@ -95,11 +98,11 @@ WAYS: dict[str, Callable[[DiffFlow, Tensor], Tensor]] = {
 }
 
 
-def setting() -> tuple[DiffFlow, Tensor]:
+def setting(steps: int = STEPS, particles: int = PARTICLES) -> tuple[DiffFlow, Tensor]:
     torch.manual_seed(0)
-    model = DiffFlow.mlp(Schedule.log_snr(steps=STEPS), hidden=HIDDEN)
+    model = DiffFlow.mlp(Schedule.log_snr(steps=steps), hidden=HIDDEN)
     nn.init.normal_(model.drift.last.weight, std=0.05)  # as after some training
-    return model, torch.randn(PARTICLES, 2)
+    return model, torch.randn(particles, 2)
 
 
 def gradient(way: str, model: DiffFlow, x: Tensor) -> list[Tensor]:
@@ -121,20 +124,26 @@ def check_that_all_agree() -> None:
             raise SystemExit(f"{way} has another gradient than autograd, relative error {error:g}")
 
 
-def seconds_a_step(rounds: int) -> dict[str, list[float]]:
-    model, x = setting()
+def seconds_a_step(
+    rounds: int,
+    steps: int = STEPS,
+    particles: int = PARTICLES,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    model, x = setting(steps, particles)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(-2, rounds):  # two rounds to warm up
+    for number in range(-warm_up, rounds):
         for way in WAYS:
             gc.collect()
-            began = time.perf_counter()
+            began = clock()
             gradient(way, model, x)
             if number >= 0:
-                seconds[way].append(time.perf_counter() - began)
+                seconds[way].append(clock() - began)
     return seconds
 
 
-def saved_bytes(way: str) -> int:
+def saved_bytes(way: str, steps: int = STEPS, particles: int = PARTICLES) -> int:
     """The peak of what autograd holds for backward, and the states the adjoint caches."""
     live: dict[int, int] = {}  # storage -> how many saved tensors share it
     now = peak = 0
@@ -153,21 +162,22 @@ def saved_bytes(way: str) -> int:
             live[self.key] -= 1
             now -= self.size if live[self.key] == 0 else 0
 
-    model, x = setting()
+    model, x = setting(steps, particles)
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
         gradient(way, model, x)
-    states = (STEPS + 1) * x.numel() * x.element_size()
+    states = (steps + 1) * x.numel() * x.element_size()
     return peak + (0 if way == "autograd" else states)
 
 
-def resident_rise(way: str, threads: int) -> int:
+def resident_rise(way: str, threads: int, steps: int = STEPS, particles: int = PARTICLES) -> int:
     """By how many bytes one gradient raises the peak resident memory of a fresh process."""
     command = [sys.executable, __file__, "--resident", way, "--threads", str(threads)]
+    command += ["--steps", str(steps), "--particles", str(particles)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_resident(way: str) -> int:
-    model, x = setting()
+def measure_resident(way: str, steps: int, particles: int) -> int:
+    model, x = setting(steps, particles)
     gradient(way, model, x[:8])  # load what loads once
     before = peak_resident()
     gradient(way, model, x)
@@ -188,19 +198,71 @@ def processor() -> str:
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
+def against_n(rounds: int, threads: int) -> dict[str, Any]:
+    """Time and memory of one gradient for N = 5 to 100, by way and N."""
+    found: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS}
+    for steps in MANY_STEPS:
+        seconds = seconds_a_step(rounds, steps, FEWER_PARTICLES, 1, time.process_time)
+        for way in WAYS:
+            saved = saved_bytes(way, steps, FEWER_PARTICLES)
+            resident = resident_rise(way, threads, steps, FEWER_PARTICLES)
+            found[way][str(steps)] = {
+                "median_seconds": round(statistics.median(seconds[way]), 5),
+                "saved_mebibytes": round(saved / 2**20, 2),
+                "resident_rise_mebibytes": round(resident / 2**20, 1),
+            }
+    return {
+        "setting": {
+            "steps": list(MANY_STEPS),
+            "particles": FEWER_PARTICLES,
+            "networks": f"two MLPs, 3 x {HIDDEN}",
+            "dtype": "float32",
+            "rounds": rounds,
+            "clock": "CPU",
+        },
+        "machine": machine(threads),
+        "results": found,
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write(part: dict[str, Any]) -> None:
+    """Put this part into the results and leave the other one there."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(known | part, indent=2) + "\n")
+    print(json.dumps(part, indent=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, help="25 by default, against N 5")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--against-n", action="store_true", help="measure N = 5 to 100 instead")
     parser.add_argument("--resident", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--particles", type=int, default=PARTICLES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.resident:
-        print(measure_resident(arguments.resident))
+        print(measure_resident(arguments.resident, arguments.steps, arguments.particles))
         return
 
     check_that_all_agree()
-    seconds = seconds_a_step(arguments.rounds)
+    if arguments.against_n:
+        write({"against_n": against_n(arguments.rounds or 5, arguments.threads)})
+        return
+    rounds = arguments.rounds or 25
+    seconds = seconds_a_step(rounds)
     median = {way: statistics.median(values) for way, values in seconds.items()}
     saved = {way: saved_bytes(way) for way in WAYS}
     resident = {way: resident_rise(way, arguments.threads) for way in WAYS}
@@ -226,21 +288,13 @@ def main() -> None:
             "particles": PARTICLES,
             "networks": f"two MLPs, 3 x {HIDDEN}",
             "dtype": "float32",
-            "rounds": arguments.rounds,
+            "rounds": rounds,
         },
-        "machine": {
-            "platform": f"{platform.system()} {platform.machine()}",
-            "processor": processor(),
-            "threads": arguments.threads,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": machine(arguments.threads),
         "results": rows,
         "goals": {name: {"found": found[name], "at_most": goal} for name, goal in GOALS.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write(result)
     missed = [name for name, goal in GOALS.items() if found[name] > goal]
     print(f"goals missed: {', '.join(missed)}" if missed else "all goals met: True")
 
