@@ -1,6 +1,6 @@
 """Time grids: fixed or flexible, few steps first or many at once, the last step noisy or not.
 
-    python -m benchmarks.grids                   # all runs; 10 CPU-minutes, resumable
+    python -m benchmarks.grids                   # all runs; 7 CPU-minutes, resumable
     python -m benchmarks.grids --only last_step  # one part: grids, progressive or last_step
     python -m benchmarks.grids --assemble        # results/grids.json from the runs there are
 
@@ -41,16 +41,16 @@ from torch import Tensor
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, Schedule, fit, metrics, pretrained, toy
 
-SET, T, BETA, G = "checkerboard", 1.0, 0.9, 0.3
+SET, T, BETA, G, HIDDEN = "checkerboard", 1.0, 0.9, 0.3, 64
 TRAINING = {"batch_size": 256, "lr": 5e-3}
 SEEDS, PARTICLES = 3, 10_000
 
-GRID_STEPS, GRID_SECONDS = 10, 24.0
+GRID_STEPS, GRID_SECONDS = 10, 15.0
 SIDES = ("fixed", "flexible")
 OTHER_STEPS = (5, 10, 15, 20, 30, 60)  # the grids on which both sides are measured
 
 STAGES = {"start": (30,), "progressive": (5, 10, 20, 30)}
-BUDGETS = (8, 16, 32)
+BUDGETS = (5, 10, 20)
 CURVE_POINTS, CURVE_PARTICLES = 12, 2000
 
 KINDS, ZOO_SET, ZOO_STEPS = ("ddpm", "diffflow"), "olympic_rings", (5, 10, 30)
@@ -101,7 +101,7 @@ def step_cost(rounds: int = 4, steps: int = 8) -> dict[str, float]:
             torch.manual_seed(0)
             clock: list[float] = []
             fit(
-                DiffFlow.mlp(schedule(n)),
+                DiffFlow.mlp(schedule(n), hidden=HIDDEN),
                 density,
                 steps=steps,
                 **TRAINING,
@@ -185,7 +185,7 @@ def train_stages(
     """Train the same nets at each N of the stages in turn. curve_data: (n, 2), for the curve."""
     density = toy.load(SET)
     torch.manual_seed(seed)
-    model = DiffFlow.mlp(schedule(stages[0], flexible))
+    model = DiffFlow.mlp(schedule(stages[0], flexible), hidden=HIDDEN)
     loss: list[float] = []
     curve: list[tuple[float, float]] = []
     planned = steps_for(stages, seconds, costs)
@@ -314,6 +314,7 @@ def assemble(folder: Path) -> dict[str, Any]:
             "T": T,
             "beta": BETA,
             "g": G,
+            "hidden": HIDDEN,
             **TRAINING,
             "particles": PARTICLES,
             "seeds": seeds,
