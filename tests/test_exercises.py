@@ -18,6 +18,7 @@ from tests import (
     test_exercises_ddpm,
     test_exercises_flows,
     test_exercises_likelihood,
+    test_exercises_machines,
     test_exercises_scores,
     test_exercises_start_here,
     test_exercises_two_sdes,
@@ -30,6 +31,7 @@ NOTEBOOKS = (
     test_exercises_two_sdes,
     test_exercises_adjoint,
     test_exercises_likelihood,
+    test_exercises_machines,
 )
 SOLUTIONS = {check: answer for each in NOTEBOOKS for check, answer in each.SOLUTIONS.items()}
 PLANTED = [planted for each in NOTEBOOKS for planted in each.PLANTED]

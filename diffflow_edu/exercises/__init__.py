@@ -31,6 +31,12 @@ from diffflow_edu.exercises.likelihood import (
     check_importance_weighted,
     check_ode_log_prob,
 )
+from diffflow_edu.exercises.machines import (
+    check_chance_level,
+    check_mode_survival,
+    check_outcome,
+    check_r_max,
+)
 from diffflow_edu.exercises.scores import (
     check_denoising_loss,
     check_gaussian_score,
@@ -47,6 +53,7 @@ from diffflow_edu.exercises.two_sdes import (
 
 __all__ = [
     "check_backward_noise",
+    "check_chance_level",
     "check_coupling_inverse",
     "check_coupling_log_det",
     "check_data_side",
@@ -69,10 +76,13 @@ __all__ = [
     "check_log_constant",
     "check_log_p_rate",
     "check_memory",
+    "check_mode_survival",
     "check_network_units",
     "check_noise_levels",
     "check_ode_log_prob",
+    "check_outcome",
     "check_path_bound",
+    "check_r_max",
     "check_reverse_drift",
     "check_reverse_step",
 ]
