@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +20,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from diffflow_edu.checkpoints import CheckpointError as CheckpointError
+from diffflow_edu.checkpoints import fingerprint, resume, save
+from diffflow_edu.parallel import Processes
 from diffflow_edu.processes.base import Process, check_particles
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.schedules import check_whole
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Samplable(Protocol):
@@ -59,10 +64,6 @@ class NonFiniteLoss(FloatingPointError):
     """Training stopped at a loss that is not finite; the model holds its last good weights."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: truncated, or of another model or another run."""
-
-
 def fit(
     model: Process,
     data: Data,
@@ -73,6 +74,8 @@ def fit(
     warm_start: int = 0,
     ema: float = 0.99,
     clip: float = 1.0,
+    accumulate: int = 1,
+    accelerator: Accelerator | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     callback: Callable[[int, Process], bool | None] | None = None,
@@ -87,10 +90,16 @@ def fit(
         fraction of a joint step and teach the score where the data is; lr stays constant.
     ema: decay of the average of the weights, warmed up as (1 + k)/(10 + k). clip: largest norm
         of the gradient.
+    accumulate: batches whose gradients are averaged for one step, where one large batch does not
+        fit into memory.
+    accelerator: of Hugging Face's accelerate. It says on which device and in which precision
+        ("no" or "bf16") to train, and with how many processes: each draws its own batches of
+        batch_size, and their gradients are averaged.
     checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
-        training goes on from it, bit for bit on the CPU.
+        training goes on from it, bit for bit on the CPU. The one before is kept beside it as
+        name.previous, and used where the file itself is truncated.
     callback: called as callback(step, model) after each step, with the live weights; where it
-        returns True, training ends with that step.
+        returns True, training ends with that step, and the checkpoint is written.
 
     An interrupt ends training early and leaves the averaged weights, too.
 
@@ -120,6 +129,9 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("model has no parameter that requires a gradient")
+    check_whole("accumulate", accumulate)
+    processes = Processes(accelerator)
+    processes.prepare(model)
     like = parameters[0]
     draw = _batches(data, batch_size, like)
 
@@ -130,37 +142,43 @@ def fit(
     total = warm_start + steps
     run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
     run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
-    run |= {"schedule": _fingerprint(getattr(model, "schedule", None))}
+    run |= {"accumulate": accumulate, "processes": processes.count}
+    run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
     devices = [like.device] if like.is_cuda else []
 
     with torch.random.fork_rng(devices=devices):
         _try(model, draw)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 1_000_003 * processes.rank)
         start = 0
-        if checkpoint is not None and Path(checkpoint).exists():
-            start = _resume(Path(checkpoint), run, model, average, optimizer, history, like)
+        if checkpoint is not None:
+            everything = (run, model, average, optimizer, history, like, processes)
+            start = resume(Path(checkpoint), *everything)
         earlier = history.seconds[-1] if history.seconds else 0.0
         clock = time.perf_counter()
         model.train()
         first_objective.train()
         done = start
         try:
-            with _progress(total, start) as bar:
+            with _progress(total, start, shown=processes.rank == 0) as bar:
                 for step in range(start, total):
                     for group in optimizer.param_groups:
                         group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
                     objective = first_objective if step < warm_start else model
-                    loss = objective(draw())
-                    value = loss.item()
+                    optimizer.zero_grad(set_to_none=True)
+                    value = 0.0
+                    for _ in range(accumulate):
+                        with processes.autocast():
+                            loss = objective(draw()) / accumulate
+                        loss.backward()
+                        value += loss.item()
+                    value = processes.average(parameters, value)
                     if not math.isfinite(value):
                         raise NonFiniteLoss(_message("loss", value, step, total, lr))
                     if (
                         step > 0
                     ):  # only now are the weights that the last step left known to be good
                         _average(average, model, min(ema, step / (9 + step)))
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
                     norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
                     if not math.isfinite(norm):
                         raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
@@ -174,8 +192,9 @@ def fit(
                     bar.update()
                     ended = callback is not None and callback(step, model) is True
                     done = step + 1
-                    if checkpoint is not None and (done % checkpoint_every == 0 or done == total):
-                        _save(Path(checkpoint), run, done, model, average, optimizer, history, like)
+                    due = done % checkpoint_every == 0 or done == total or ended
+                    if checkpoint is not None and due:
+                        save(Path(checkpoint), done, *everything)
                     if ended:
                         break
         except BaseException:  # an interrupt too: what was learned so far is kept
@@ -211,13 +230,13 @@ def _adopt(model: Process, average: dict[str, Tensor]) -> None:
     model.eval()
 
 
-def _progress(total: int, start: int) -> tqdm:
+def _progress(total: int, start: int, shown: bool = True) -> tqdm:
     """A one-line bar on stdout; DIFFFLOW_EDU_PROGRESS=0 silences it (stored notebooks, CI)."""
     return tqdm(
         total=total,
         initial=start,
         file=sys.stdout,
-        disable=os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0",
+        disable=not shown or os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0",
         bar_format="{l_bar}{bar:30}| {n_fmt}/{total_fmt}{postfix} [{remaining} left]",
         mininterval=0.2,
     )
@@ -305,89 +324,3 @@ def _items_of(data: Dataset, batch_size: int, like: Tensor) -> Callable[[], Tens
         return batch.to(like)
 
     return draw
-
-
-# Checkpoints -------------------------------------------------------------------------------------
-
-
-def _fingerprint(schedule: Schedule | None) -> str:
-    """A schedule in words, and a digest that no other one shares."""
-    if schedule is None:
-        return "none"
-    values = [getattr(schedule, name).numpy().tobytes() for name in ("times", *"khseb")]
-    return f"{schedule} {hashlib.sha256(b''.join(values)).hexdigest()[:12]}"
-
-
-def _save(
-    path: Path,
-    run: dict[str, float],
-    step: int,
-    model: Process,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    like: Tensor,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    state = {
-        "run": run,
-        "step": step,
-        "model": model.state_dict(),
-        "average": average,
-        "optimizer": optimizer.state_dict(),
-        "history": asdict(history),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state(like.device) if like.is_cuda else None,
-    }
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
-def _resume(
-    path: Path,
-    run: dict[str, float],
-    model: Process,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    like: Tensor,
-) -> int:
-    """Put everything back as it was; returns the step to go on from."""
-    remedy = "Delete the file or name another one to start anew."
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read, it may be truncated ({error}). {remedy}"
-        ) from error
-    parts = {"run", "step", "model", "average", "optimizer", "history", "rng", "cuda_rng"}
-    if not isinstance(state, dict) or state.keys() != parts:
-        raise CheckpointError(f"checkpoint {path} was not written by fit. {remedy}")
-    ours = {name: (*value.shape, value.dtype) for name, value in model.state_dict().items()}
-    theirs = {name: (*value.shape, value.dtype) for name, value in state["model"].items()}
-    if ours != theirs:
-        name = next(n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n))
-        raise CheckpointError(
-            f"checkpoint {path} is of another architecture: {name} is {theirs.get(name, 'absent')} "
-            f"there and {ours.get(name, 'absent')} in this model. {remedy}"
-        )
-    differs = [
-        f"{k}={state['run'].get(k)} there, {v} here"
-        for k, v in run.items()
-        if state["run"].get(k) != v
-    ]
-    if differs:
-        raise CheckpointError(
-            f"checkpoint {path} is of another run ({'; '.join(differs)}). {remedy}"
-        )
-    model.load_state_dict(state["model"])
-    for name, value in state["average"].items():
-        average[name].copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    history.loss[:] = state["history"]["loss"]
-    history.seconds[:] = state["history"]["seconds"]
-    torch.set_rng_state(state["rng"])
-    if like.is_cuda and state["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(state["cuda_rng"], like.device)
-    return state["step"]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from diffflow_edu import DDPM, DiffFlow, Schedule, fit, toy
+from diffflow_edu.checkpoints import previous_of
 from diffflow_edu.processes.base import Process
 from diffflow_edu.training import CheckpointError, History, NonFiniteLoss
 
@@ -229,8 +230,9 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "run.pt"
     fit(small(), DENSITY, **RUN, checkpoint=path)
     good = path.read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
-    path.unlink()
+    assert {p.name for p in tmp_path.iterdir()} == {"run.pt", "run.pt.previous"}
+    for file in tmp_path.iterdir():
+        file.unlink()
 
     saved = []
 
@@ -256,14 +258,52 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_a_truncated_checkpoint_is_named_and_the_model_untouched(checkpoint):
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-500])
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(checkpoint):
+    whole = small()
+    expected = fit(whole, DENSITY, **RUN)
+    truncate(checkpoint)
+    model = small(seed=5)
+    with pytest.warns(UserWarning, match=f"{checkpoint} cannot be read.*Going on from .*previous"):
+        history = fit(model, DENSITY, **RUN, checkpoint=checkpoint)
+    assert history.loss == expected.loss and torch.equal(weights(model), weights(whole))
+    again = small(seed=6)  # what was written since is whole
+    fit(again, DENSITY, **RUN, checkpoint=checkpoint)
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_run_killed_between_two_renames_goes_on_from_the_previous_checkpoint(checkpoint):
+    whole = small()
+    fit(whole, DENSITY, **RUN)
+    checkpoint.unlink()
+    model = small(seed=5)
+    fit(model, DENSITY, **RUN, checkpoint=checkpoint)
+    assert torch.equal(weights(model), weights(whole))
+
+
+def test_without_a_whole_checkpoint_it_is_named_and_the_model_untouched(checkpoint):
+    truncate(checkpoint)
+    previous_of(checkpoint).unlink()
     model = small(seed=5)
     before = weights(model).clone()
     message = f"checkpoint {re.escape(str(checkpoint))} cannot be read, it may be truncated.*Delete"
     with pytest.raises(CheckpointError, match=message):
         fit(model, DENSITY, **RUN, checkpoint=checkpoint)
     assert torch.equal(weights(model), before)
+
+
+def test_training_that_a_callback_ends_goes_on_from_where_it_ended(tmp_path):
+    whole = small()
+    expected = fit(whole, DENSITY, **RUN)
+    path = tmp_path / "run.pt"
+    fit(small(), DENSITY, **RUN, checkpoint=path, callback=lambda step, model: step == 4)
+    assert torch.load(path, weights_only=True)["step"] == 5
+    model = small(seed=3)
+    history = fit(model, DENSITY, **RUN, checkpoint=path)
+    assert history.loss == expected.loss and torch.equal(weights(model), weights(whole))
 
 
 def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
