@@ -39,7 +39,7 @@ from diffflow_edu import fit, metrics, toy, zoo
 
 DENSITY, SEED, PARTICLES, CALIBRATION_PARTICLES = "olympic_rings", 0, 10_000, 50_000
 BUDGETS = {10: zoo.NOISE_BUDGETS, 5: (0.01, 0.1, 0.3, 1.0, 4.0)}
-TRAINING = {"steps": 2400, "batch_size": 500, "lr": 5e-3, "warm_start": 1500}
+TRAINING = {"steps": 1500, "batch_size": 400, "lr": 5e-3, "warm_start": 1500}
 FOLDER = Path("runs") / "dial"
 RESULTS = Path(__file__).parent / "results" / "dial.json"
 
