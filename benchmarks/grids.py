@@ -246,8 +246,18 @@ def progressive_run(arm: str, seconds: float, seed: int, costs: dict[str, float]
     return record | {"bound": bound_at(model, STAGES["start"][-1], data, seed)}
 
 
+def ring_spread(x: Tensor, density: toy.Density) -> float:
+    """Root mean square distance from the nearest ring, in ring widths; the data has 1.
+
+    x: (n, 2) samples of a density of rings. What has leaked, 5 widths or more, is left out.
+    """
+    widths = density.distance(x).double() / data_width(density)
+    return float(widths[widths <= 5].square().mean().sqrt())
+
+
+@torch.no_grad()
 def last_step_run(kind: str, steps: int, seed: int) -> Record:
-    """Leak and sliced W2 of the package's weights, without and with noise in the last step."""
+    """What the noise of the last step does to the package's weights, without it and with it."""
     density = toy.load(ZOO_SET)
     model = pretrained(kind, ZOO_SET, steps=steps)
     data = density.sample(PARTICLES, seed=seed + metrics.DATA_SEED)
@@ -258,6 +268,7 @@ def last_step_run(kind: str, steps: int, seed: int) -> Record:
         record[name] = {
             "leak": metrics.leak(x, density),
             "sliced_w2": metrics.sliced_w2(finite, data),
+            "spread": ring_spread(finite, density),
         }
     return record
 
@@ -377,7 +388,10 @@ def grid_summary(records: list[Record]) -> dict[str, Any]:
 def last_step_summary(records: list[Record]) -> dict[str, Any]:
     """Over the seeds of one model."""
     return {
-        way: {what: over_seeds(r[way][what] for r in records) for what in ("leak", "sliced_w2")}
+        way: {
+            what: over_seeds(r[way][what] for r in records)
+            for what in ("leak", "sliced_w2", "spread")
+        }
         for way in ("without", "with")
     } | {"last_std_in_widths": over_seeds(r["last_std_in_widths"] for r in records)}
 
