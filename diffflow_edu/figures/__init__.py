@@ -8,6 +8,7 @@ from diffflow_edu.figures.adjoint import CurvePanel, algorithm_two, curve_panels
 from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
+from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
 from diffflow_edu.figures.scores import ScorePanel, score_fields
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
@@ -24,8 +25,10 @@ __all__ = [
     "cell_areas",
     "curve_panels",
     "density_map",
+    "family_panels",
     "film_strip",
     "gallery",
+    "log_p_maps",
     "loss_curve",
     "magnifier",
     "particle_colors",
@@ -34,6 +37,7 @@ __all__ = [
     "score_fields",
     "square_grid",
     "style",
+    "theorem_one_panels",
     "time_grids",
     "view_square",
     "warped_grids",

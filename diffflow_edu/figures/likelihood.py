@@ -1,13 +1,145 @@
-"""The picture of Theorem 1: where DiffFlow's loss is a flow's, and where it is anything but."""
+"""Pictures of likelihood: the λ family, maps of log p with probes, and Theorem 1."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, style
+from diffflow_edu.figures.style import MODES, bare_square, spread_indices, style
+from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.processes.likelihood import TheoremOne
+
+PROBE = MODES[1]
+"""The colour of a probe on a map."""
+
+
+def log_p_colors() -> Colormap:
+    """The colours of a map of log p: dark is likely, white is off the scale."""
+    return sns.color_palette("mako_r", as_cmap=True).with_extremes(under="white", bad="white")
+
+
+def family_panels(
+    paths: Mapping[str, Trajectory],
+    log_density: Callable[[Tensor, Tensor], Tensor],
+    half: float = 3.0,
+    particles: int = 10,
+    title: str | None = None,
+) -> Figure:
+    """Paths of particles on a line, one panel a member of the λ family, over the density p_t(x).
+
+    paths: Trajectories with states (N + 1, B, 1). log_density: (x (m, 1), t 0-d) -> log p_t(x),
+    (m,). half: x runs from −half to half. particles: how many are drawn, the same in every panel,
+    coloured by the side of 0 on which they land. Raises ValueError for an empty dict and for
+    states of another shape.
+    """
+    if not paths:
+        raise ValueError("paths must hold at least one Trajectory, got an empty dict")
+    for name, path in paths.items():
+        if path.states.ndim != 3 or path.states.shape[2] != 1:
+            raise ValueError(
+                f"paths[{name!r}] must hold points on a line, states (N + 1, B, 1), "
+                f"got {tuple(path.states.shape)}"
+            )
+    levels = torch.linspace(-half, half, 160)[:, None]
+    with style():
+        figure, grid = plt.subplots(
+            1,
+            len(paths),
+            figsize=(3 * len(paths), 3.9 if title else 3.5),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axes, (name, path) in zip(grid[0], paths.items(), strict=True):
+            times, states = path.to_numpy()
+            # Even times, for an image has even columns; the first is where the data has a density.
+            even = torch.linspace(float(times[1]), float(times[-1]), 160)
+            with torch.no_grad():
+                log_p = torch.stack([log_density(levels, t) for t in even], 1)
+            shade = (0.5 * log_p).exp()  # the root shows the flanks too
+            axes.imshow(
+                shade.numpy(),
+                extent=(times[0], times[-1], -half, half),
+                origin="lower",
+                aspect="auto",
+                cmap="Greys",
+                vmax=1.6 * float(shade.max()),  # paths stay the darkest thing in the picture
+            )
+            for i in spread_indices(states.shape[1], particles):
+                color = MODES[0] if states[0, i, 0] > 0 else MODES[1]
+                axes.plot(times, states[:, i, 0], color=color, lw=1.1, alpha=0.9)
+            axes.set(xlabel="time t", title=name, ylim=(-half, half))
+        grid[0, 0].set_ylabel("x")
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def log_p_maps(
+    maps: Mapping[str, np.ndarray],
+    view: tuple[float, float, float],
+    probes: Sequence[Sequence[float]] = (),
+    title: str | None = None,
+    depth: float = 8.0,
+) -> Figure:
+    """Maps of log p beside each other, in nats on one scale, with numbered probes.
+
+    maps: by name, (n, n), rows upwards, −inf where there is nothing. view: centre x, centre y and
+    half side of the square. probes: points (x, y). depth: so many nats below the highest value the
+    colours end. Raises ValueError for an empty dict, no finite value, and depth ≤ 0.
+    """
+    if not maps:
+        raise ValueError("maps must hold at least one map, got an empty dict")
+    if not depth > 0:
+        raise ValueError(f"depth must be positive, got {depth}")
+    top = highest(maps)
+    x, y, half = view
+    with style():
+        figure, grid = plt.subplots(
+            1,
+            len(maps),
+            figsize=(4.3 * len(maps) + 0.6, 4.7 if title else 4.3),
+            squeeze=False,
+            layout="compressed",
+        )
+        for axes, (name, values) in zip(grid[0], maps.items(), strict=True):
+            picture = axes.imshow(
+                np.where(np.isfinite(values), values, -1e9),
+                origin="lower",
+                extent=(x - half, x + half, y - half, y + half),
+                cmap=log_p_colors(),
+                vmin=top - depth,
+                vmax=top,
+                interpolation="nearest",
+            )
+            for number, (px, py) in enumerate(probes, 1):
+                axes.plot(px, py, "o", ms=13, mfc="white", mec=PROBE, mew=2)
+                axes.annotate(
+                    str(number), (px, py), ha="center", va="center_baseline", size=9, color="black"
+                )
+            bare_square(axes, view)
+            axes.set_title(name)
+        bar = figure.colorbar(picture, ax=grid[0].tolist(), shrink=0.85, extend="min")
+        bar.set_label("log p(x) [nats]")
+        bar.outline.set_visible(False)
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def highest(maps: Mapping[str, np.ndarray]) -> float:
+    """The largest finite value of all maps. Raises ValueError where there is none."""
+    finite = np.concatenate([v[np.isfinite(v)].ravel() for v in map(np.asarray, maps.values())])
+    if not len(finite):
+        raise ValueError("maps must hold a finite log p somewhere, found none")
+    return float(finite.max())
 
 
 def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:
@@ -44,7 +176,9 @@ def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:
         right.set(xscale="log", yscale="log", xlabel="Δt / g", ylabel="|path term − flow| [nats]")
         right.set_ylim(bottom=1e-3)  # below, chance decides
         right.set_title("dashed: predicted, (Δt²/2g²) ∫‖df/dt‖² dt")
-        right.axvline(1, color="#999999", lw=0.8, zorder=0)
+        right.axvspan(1, 2 * float(ratios.max()), color="#EFEFEF", lw=0, zorder=-1)
+        right.set_xlim(float(ratios.min()) / 2, 2 * float(ratios.max()))
+        right.text(1.15, 1.4e-3, "Δt > g: not a flow", va="bottom", color="#555555")
         if title:
             figure.suptitle(title)
     return figure

@@ -41,12 +41,12 @@ class WidgetWithTwin(anywidget.AnyWidget):
         return data, metadata | {"image/png": {"alt": self.alt}}
 
 
-def small_png(figure: Figure) -> bytes:
+def small_png(figure: Figure, colors: int = COLORS) -> bytes:
     """The figure, which is closed, as a PNG of a few dozen colours, some tens of kilobytes."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     plt.close(figure)
-    image = Image.open(drawn).convert("RGB").quantize(COLORS)
+    image = Image.open(drawn).convert("RGB").quantize(colors)
     image.save(packed, format="png", optimize=True)
     return packed.getvalue()
 

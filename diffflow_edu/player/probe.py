@@ -1,0 +1,159 @@
+"""A map of log p that can be probed: point at it, and read what a model and the truth say there.
+
+Python evaluates the densities once on a grid; probe.js draws the maps and reads them, without a
+kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import traitlets
+from torch import Tensor
+
+from diffflow_edu.figures.likelihood import PROBE, highest, log_p_colors, log_p_maps
+from diffflow_edu.player.twin import WidgetWithTwin, small_png
+from diffflow_edu.schedules import check_whole
+
+SHADES = 128
+Square = tuple[float, float, float]
+"""Centre x, centre y and half side."""
+
+
+def cell_centres(view: Square, cells: int) -> Tensor:
+    """The centres of cells × cells squares over the view, (cells², 2), row by row upwards.
+
+    >>> cell_centres((0.0, 0.0, 1.0), 2)
+    tensor([[-0.5000, -0.5000],
+            [ 0.5000, -0.5000],
+            [-0.5000,  0.5000],
+            [ 0.5000,  0.5000]])
+    """
+    x, y, half = view
+    offsets = ((torch.arange(cells) + 0.5) / cells * 2 - 1) * half
+    return torch.cartesian_prod(offsets + y, offsets + x).flip(1)
+
+
+def probe(
+    maps: Mapping[str, Callable[[Tensor], Tensor] | Tensor],
+    view: Square,
+    cells: int = 50,
+    probes: Iterable[Sequence[float]] = (),
+    title: str | None = None,
+    depth: float = 8.0,
+) -> ProbeMap:
+    """Maps of log p side by side; the pointer reads all of them at once, a click pins a probe.
+
+    maps: by name, log p (B, 2) -> (B,) in nats, evaluated at `cell_centres(view, cells)`, or its
+        values there, (cells², ). view: centre x, centre y and half side of the square. probes:
+        points (x, y) pinned at the start. depth: the colours end so many nats below the top.
+
+    Returns a widget; where none can run, a picture with the probes is shown. Raises ValueError for
+    an empty dict, values of the wrong shape, and a view, probes or depth that cannot be used.
+
+    >>> probe({"hill": lambda x: -x.square().sum(1)}, view=(0, 0, 2), cells=4, title="One hill")
+    One hill. A map of log p in nats: hill, 4 × 4 cells of the square of half side 2 around (0, 0).
+    """
+    return ProbeMap(maps, view, cells, probes, title, depth)
+
+
+class ProbeMap(WidgetWithTwin):
+    """What `probe` returns: the maps, and the probes that are pinned to them."""
+
+    _esm = Path(__file__).with_name("probe.js").read_text(encoding="utf-8")
+
+    values = traitlets.Bytes().tag(sync=True)
+    """float32, little-endian, (maps, cells, cells), rows upwards: log p in nats."""
+
+    probes = traitlets.List().tag(sync=True)
+    """The pinned points, [x, y] each; the page adds to them, and so may you."""
+
+    spec = traitlets.Dict().tag(sync=True)
+    """Names, view and colours, as probe.js needs them."""
+
+    def __init__(
+        self,
+        maps: Mapping[str, Callable[[Tensor], Tensor] | Tensor],
+        view: Square,
+        cells: int = 50,
+        probes: Iterable[Sequence[float]] = (),
+        title: str | None = None,
+        depth: float = 8.0,
+    ) -> None:
+        if not isinstance(maps, Mapping) or not maps:
+            raise ValueError(f"maps must hold at least one density by name, got {maps!r}")
+        check_whole("cells", cells)
+        if len(view) != 3 or not view[2] > 0:
+            raise ValueError(f"view must be (x, y, half side > 0), got {view!r}")
+        if not depth > 0:
+            raise ValueError(f"depth must be positive, got {depth}")
+        points = [[float(c) for c in point] for point in probes]
+        if any(len(point) != 2 for point in points):
+            raise ValueError(f"probes must be points (x, y), got {points}")
+        self._view = tuple(float(each) for each in view)
+        self._title, self._depth, self.cells = title, depth, cells
+        self.maps = {str(name): self._grid(name, each) for name, each in maps.items()}
+        shades = log_p_colors()(np.linspace(0, 1, SHADES))
+        spec = {
+            "names": list(self.maps),
+            "view": list(self._view),
+            "cells": cells,
+            "top": highest(self.maps),
+            "depth": depth,
+            "palette": [mpl.colors.to_hex(shade) for shade in shades],
+            "probe": PROBE,
+            "title": title or "",
+            "alt": self.alt,
+        }
+        stacked = np.stack(list(self.maps.values())).astype("<f4")
+        super().__init__(values=stacked.tobytes(), probes=points, spec=spec)
+
+    def _grid(self, name: str, each: Callable[[Tensor], Tensor] | Tensor) -> np.ndarray:
+        if callable(each):
+            with torch.no_grad():
+                each = each(cell_centres(self._view, self.cells))
+        values = torch.as_tensor(each).detach().cpu()
+        if values.numel() != self.cells**2:
+            raise ValueError(
+                f"maps[{name!r}] must give one log p a cell, {self.cells**2}, "
+                f"got shape {tuple(values.shape)}"
+            )
+        return values.double().reshape(self.cells, self.cells).numpy()
+
+    def read(self, point: Sequence[float]) -> dict[str, float] | None:
+        """log p of every map in the cell that holds the point (x, y), or None outside the view."""
+        x, y, half = self._view
+        column, row = (
+            int(np.floor((c - m + half) / (2 * half) * self.cells))
+            for c, m in zip(point, (x, y), strict=True)
+        )
+        if not (0 <= column < self.cells and 0 <= row < self.cells):
+            return None
+        return {name: float(grid[row, column]) for name, grid in self.maps.items()}
+
+    def mass(self) -> dict[str, float]:
+        """∫ p over the view, by name: the mean of exp(log p) times the area."""
+        area = (2 * self._view[2]) ** 2
+        return {name: float(np.exp(grid).mean()) * area for name, grid in self.maps.items()}
+
+    @property
+    def alt(self) -> str:
+        """The picture in words; depends on names and view only."""
+        x, y, half = self._view
+        head = f"{self._title}. " if self._title else ""
+        what = "A map" if len(self.maps) == 1 else "Maps"
+        return (
+            f"{head}{what} of log p in nats: {', '.join(self.maps)}, {self.cells} × {self.cells} "
+            f"cells of the square of half side {half:.3g} around ({x:.3g}, {y:.3g})."
+        )
+
+    @cached_property
+    def png(self) -> bytes:
+        """The maps with the probes as a PNG, in more colours than particles need."""
+        figure = log_p_maps(self.maps, self._view, self.probes, self._title, self._depth)
+        return small_png(figure, colors=192)
