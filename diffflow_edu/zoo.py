@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from diffflow_edu import toy
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.coupling import CouplingFlow
@@ -31,6 +32,8 @@ KINDS: dict[str, Callable[..., Process]] = {
 NOISE_BUDGETS = (0.001, 0.01, 0.1, 0.3, 1.0, 2.0, 4.0)
 """∫g² dt at the settings of the noise dial; their kinds are "diffflow_noise_0.001" and so on."""
 KINDS |= {f"diffflow_noise_{budget:g}": DiffFlow.mlp for budget in NOISE_BUDGETS}
+
+IMAGE_KINDS: dict[str, Callable[..., Process]] = {"diffflow": DiffFlow.unet, "ddpm": DDPM.unet}
 
 
 class WeightsError(ValueError):
@@ -54,14 +57,17 @@ def names() -> list[str]:
 def build(recipe: dict[str, Any]) -> Process:
     """An untrained model from its recipe: kind, and the arguments of its constructor.
 
-    The chains have "schedule" (constructor and arguments), "hidden" and "learn_backward_std";
-    the others have "model", a dict.
+    The chains have "schedule" (constructor and arguments) and "learn_backward_std", and "hidden",
+    or for images "size" and "shape"; the others have "model", a dict.
     """
     make = KINDS[recipe["kind"]]
     if "model" in recipe:
         return make(**recipe["model"])
     constructor, arguments = recipe["schedule"]
     schedule = getattr(Schedule, constructor)(**arguments)
+    if "size" in recipe:
+        make = IMAGE_KINDS[recipe["kind"]]
+        return make(schedule, tuple(recipe["shape"]), recipe["size"], recipe["learn_backward_std"])
     return make(schedule, hidden=recipe["hidden"], learn_backward_std=recipe["learn_backward_std"])
 
 
@@ -78,7 +84,13 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     """
     known = [name.split("/") for name in names()]
     _one_of("kind", kind, {k for k, _, _ in known})
-    _one_of("density", density, {d for k, d, _ in known if k == kind})
+    here = {d for k, d, _ in known if k == kind}
+    if density in toy.names() and density not in here:
+        raise ValueError(
+            f"no weights of kind {kind!r} are shipped for {density!r}, only for "
+            f"{', '.join(sorted(here))}; `fit` trains one"
+        )
+    _one_of("density", density, here)
     lengths = sorted(int(n) for k, d, n in known if (k, d) == (kind, density))
     steps = lengths[-1] if steps is None else steps
     check_whole("steps", steps)

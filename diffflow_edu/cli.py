@@ -1,0 +1,163 @@
+"""`diffflow-edu`: long runs outside a notebook.
+
+    diffflow-edu train runs/mnist --images mnist --steps 10 20 30 --minutes 60
+    diffflow-edu evaluate runs/mnist/model.safetensors --steps 5 10 20 30
+    diffflow-edu sample runs/mnist/model.safetensors --out samples.png
+
+On several GPUs: accelerate launch -m diffflow_edu.cli train runs/cifar10 --images cifar10
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from diffflow_edu import images, zoo
+from diffflow_edu.checkpoints import CheckpointError
+from diffflow_edu.download import DataError
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.scale import Config, save_sheet
+from diffflow_edu.scale import train as train_run
+
+if TYPE_CHECKING:
+    import torch
+
+try:
+    import tyro
+except ImportError:
+    sys.exit('diffflow-edu needs a few more packages: pip install "diffflow-edu[images]"')
+
+
+def train(
+    folder: tyro.conf.Positional[Path],
+    config: Annotated[Config, tyro.conf.arg(name="")],
+    minutes: float = math.inf,
+    look_every: int = 1000,
+) -> None:
+    """Train an image model in a folder, or go on there.
+
+    Ctrl-C, SIGTERM and --minutes stop it between two steps; the same command goes on. At every
+    checkpoint it looks at bits/dim of pictures kept from training and at a sheet of samples
+    (FOLDER/looks.json, FOLDER/samples, TensorBoard logs in FOLDER/logs).
+
+    Args:
+        folder: where the run lives; made if need be.
+        config: what is trained.
+        minutes: stop cleanly after so many.
+        look_every: training steps between checkpoints.
+    """
+    model = train_run(config, folder, minutes, look_every)
+    if model is None:
+        print(f"Stopped; the same command goes on. Checkpoints are in {folder}.")
+    else:
+        print(f"Trained: {folder / 'model.safetensors'}")
+
+
+def sample(
+    weights: tyro.conf.Positional[Path],
+    out: Path = Path("samples.png"),
+    n: int = 64,
+    seed: int = 0,
+) -> None:
+    """Draw samples from a trained model and save them side by side as a PNG.
+
+    Args:
+        weights: a model.safetensors that `train` wrote.
+        out: the picture.
+        n: how many.
+        seed: of the noise.
+    """
+    model = _image_model(weights)
+    data_name = model.card["config"]["images"]
+    save_sheet(model.to(_device()), model.shape, out, n, seed)
+    print(f"{n} samples of {data_name}: {out}")
+
+
+def evaluate(
+    weights: tyro.conf.Positional[Path],
+    steps: tuple[int, ...] = (),
+    n: int = 1000,
+    ode_n: int = 0,
+    fid_n: int = 0,
+) -> None:
+    """Bits/dim and FID of a trained model on test pictures; also written beside it as JSON.
+
+    Args:
+        weights: a model.safetensors that `train` wrote.
+        steps: values of N to run its networks with; by default the one it was trained with.
+        n: test pictures for the bound.
+        ode_n: test pictures for the probability flow; 0 leaves it out.
+        fid_n: samples for FID by the shipped feature net; 0 leaves it out.
+    """
+    from diffflow_edu.evaluation import evaluate as evaluate_model
+    from diffflow_edu.evaluation import table
+
+    model = _image_model(weights)
+    data = images.load(model.card["config"]["images"])
+    rows = evaluate_model(model.to(_device()), data, steps or None, n, ode_n, fid_n)
+    print(table(rows, data, fid_n))
+    out = weights.with_suffix(".json")
+    temporary = out.with_name(out.name + ".part")
+    result = {"n": n, "ode_n": ode_n, "fid_n": fid_n, "rows": [asdict(row) for row in rows]}
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(out)
+
+
+def download(name: tyro.conf.Positional[str]) -> None:
+    """Fetch a set of pictures into the cache, and check it.
+
+    Args:
+        name: mnist, fashion_mnist or cifar10.
+    """
+    print(images.load(name))
+
+
+def list_() -> None:
+    """The sets of pictures, and the weights that come with the package."""
+    print("pictures: " + ", ".join(images.names()))
+    print("weights (diffflow_edu.pretrained):")
+    for name in zoo.names():
+        print("  " + name)
+
+
+def _image_model(path: Path) -> DiffFlow:
+    model = zoo.load(path)
+    if "config" not in model.card:
+        raise ValueError(f"{path} is not a model that `diffflow-edu train` wrote")
+    return model
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    """Run a command; what is wrong with the input is told in a line, without a traceback."""
+    commands = {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "download": download,
+        "list": list_,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="diffflow-edu",
+            description=__doc__,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+    except (ValueError, DataError, CheckpointError) as error:
+        sys.exit(f"diffflow-edu: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""Training on images that takes minutes to hours: one small config, resumable, on any device.
+
+A run lives in a folder:
+
+    config.json               what was asked for; the same folder takes no other
+    stage-0.pt                where training stands, with stage-0.pt.previous
+    stage-0.safetensors       the model after a stage of training; each stage has its own N
+    model.safetensors         the model after the last stage, and best.safetensors the best so far
+    samples/…png, logs/       pictures and TensorBoard logs made on the way
+
+Training may be stopped at any time, by Ctrl-C, SIGTERM or `minutes`; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffflow_edu import images, zoo
+from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.schedules import check_whole
+from diffflow_edu.training import fit
+from diffflow_edu.unet import find_size
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+HELD = 500
+"""Training pictures kept from training, for the looks at checkpoints."""
+CALIBRATION = 500
+"""Pictures that the backward noise is set by, at the end of a stage."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, in the numbers that make it. Everything else follows."""
+
+    images: str = "mnist"
+    """a set of pictures: mnist, mnist14, fashion_mnist, cifar10 or digits"""
+    kind: Literal["diffflow", "ddpm"] = "diffflow"
+    """diffflow learns the drift, ddpm leaves it at zero"""
+    size: str = "small"
+    """of the U-Net (DiffFlow has two of them): tiny, small or paper"""
+    steps: tuple[int, ...] = (30,)
+    """N; several, such as 10 20 30, train with few steps first (progressive training)"""
+    updates: int = 10_000
+    """training steps in all, shared evenly among the values of N"""
+    warm_start: int = 0
+    """training steps of the diffusion inside a DiffFlow before the drift moves"""
+    batch_size: int = 64
+    """pictures a training step and process"""
+    accumulate: int = 1
+    """batches a training step, where a large one does not fit into memory"""
+    lr: float = 1e-3
+    """learning rate of Adam; falls to 0 along a cosine in each stage"""
+    ema: float = 0.999
+    """decay of the average of the weights"""
+    r_min: float = 0.01
+    """noise-to-signal ratio of the first step"""
+    r_max: float = 10.0
+    """and of the last"""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16 is faster on a GPU; sums stay in 32 bits"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images not in images.names():
+            raise ValueError(f"images must be of {', '.join(images.names())}, got {self.images!r}")
+        if self.kind not in ("diffflow", "ddpm"):
+            raise ValueError(f"kind must be 'diffflow' or 'ddpm', got {self.kind!r}")
+        find_size(self.size)
+        if not self.steps:
+            raise ValueError("steps must hold at least one N, got none")
+        for steps in self.steps:
+            check_whole("steps", steps)
+        check_whole("updates", self.updates, least=len(self.steps))
+        check_whole("warm_start", self.warm_start, least=0)
+        if self.warm_start and self.kind == "ddpm":
+            raise ValueError("warm_start is for kind 'diffflow'; a ddpm has no drift to wait for")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
+
+    def recipe(self, steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What `zoo.build` makes the model of a stage from."""
+        grid = {"steps": steps, "r_min": self.r_min, "r_max": self.r_max}
+        return {
+            "kind": self.kind,
+            "schedule": ["log_snr", grid],
+            "size": self.size,
+            "shape": list(shape),
+            "learn_backward_std": True,
+        }
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    minutes: float = math.inf,
+    look_every: int = 1000,
+    accelerator: Accelerator | None = None,
+) -> Process | None:
+    """Train what the config says, or go on where the folder says that training stands.
+
+    minutes: stop cleanly after so many; the next call goes on. look_every: training steps between
+    checkpoints; each is looked at: bits/dim of pictures kept from training, a sheet of samples.
+    accelerator: of accelerate; by default one that finds the GPU by itself.
+    Returns the trained model, None where time was up or SIGTERM came first.
+
+    Raises ValueError where the folder holds a run of another config, DataError for pictures that
+    cannot be had, CheckpointError for a checkpoint that cannot be used.
+    """
+    check_whole("look_every", look_every)
+    if not minutes > 0:
+        raise ValueError(f"minutes must be positive, got {minutes!r}")
+    folder = Path(folder)
+    data = images.load(config.images)
+    _claim(folder, config)
+    if accelerator is None:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(mixed_precision=config.precision)
+    data = data.to(accelerator.device)
+    held = data.train[-HELD:]
+    data = replace(data, train=data.train[:-HELD], train_labels=data.train_labels[:-HELD])
+    end = time.monotonic() + 60 * minutes
+
+    model: Process | None = None
+    with _terminated() as terminated:
+        for stage, steps in enumerate(config.steps):
+            recipe = config.recipe(steps, data.shape)
+            finished = folder / f"stage-{stage}.safetensors"
+            if finished.exists():
+                model = zoo.load(finished)
+                continue
+            torch.manual_seed(config.seed)
+            model = successor(zoo.build(recipe), model)
+            warm_start = config.warm_start if stage == 0 else 0
+            updates = config.updates // len(config.steps)
+            watch = Watch(folder, stage, recipe, data, held, look_every, accelerator)
+            history = fit(
+                model,
+                data,
+                steps=updates,
+                warm_start=warm_start,
+                batch_size=config.batch_size,
+                accumulate=config.accumulate,
+                lr=config.lr,
+                ema=config.ema,
+                seed=config.seed,
+                accelerator=accelerator,
+                checkpoint=watch.checkpoint,
+                checkpoint_every=look_every,
+                callback=lambda step, _, w=watch: (
+                    w.look(step) or terminated.is_set() or time.monotonic() > end
+                ),
+            )
+            if len(history.loss) < warm_start + updates:
+                return None
+            model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
+            if accelerator.is_main_process:
+                watch.measure(model, warm_start + updates)
+                card = {
+                    "recipe": recipe,
+                    "config": asdict(config),
+                    "looks": watch.looks,
+                    "seconds": round(history.seconds[-1], 1),
+                    "processes": accelerator.num_processes,
+                    "machine": machine(accelerator.device),
+                }
+                zoo.save_model(finished, model, card)
+            accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            zoo.save_model(folder / "model.safetensors", model, zoo.load(finished).card)
+    return model.eval()
+
+
+def successor(model: DiffFlow, earlier: DiffFlow | None) -> DiffFlow:
+    """The model with the networks' weights of one on a shorter grid (progressive training).
+
+    Only the backward noise is the grid's own, and starts anew.
+    """
+    if earlier is not None:
+        weights = {k: v for k, v in earlier.state_dict().items() if k != "log_b_ratio"}
+        model.load_state_dict(weights, strict=False)
+    return model
+
+
+class Watch:
+    """Looks at every checkpoint of a stage, with the averaged weights that it holds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: int,
+        recipe: dict[str, Any],
+        data: images.Images,
+        held: Tensor,
+        every: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self.folder, self.stage, self.recipe, self.every = folder, stage, recipe, every
+        self.checkpoint = folder / f"stage-{stage}.pt"
+        self.data, self.held, self.device = data, held, accelerator.device
+        self.main = accelerator.is_main_process
+        self.file = folder / "looks.json"
+        self.all = json.loads(self.file.read_text()) if self.file.exists() else []
+
+    @property
+    def looks(self) -> list[dict[str, float]]:
+        """Of this stage: step, bits/dim of the pictures kept from training, at most."""
+        return [look for look in self.all if look["stage"] == self.stage]
+
+    def look(self, step: int) -> None:
+        """To be called after every training step: looks where the one before left a checkpoint."""
+        if not self.main or step % self.every != 0 or not self.checkpoint.exists():
+            return
+        if any(look["step"] == step for look in self.looks):
+            return
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            model = zoo.build(self.recipe)
+            model.load_state_dict(state["average"])
+            self.measure(model.to(self.device).eval(), step, state["history"]["loss"])
+
+    @torch.no_grad()
+    def measure(self, model: Process, step: int, losses: list[float] = ()) -> None:
+        """Bits/dim of the pictures kept from training, samples, and the best model so far."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            x = self.data.dequantise(self.held, seed=0)
+            bound = torch.cat([model.bound(part) for part in x.split(250)]).mean()
+        bits = float(self.data.bits_per_dim(bound))
+        steps = self.recipe["schedule"][1]["steps"]
+        best = all(bits < look["bits_per_dim"] for look in self.all)
+        entry = {"stage": self.stage, "step": step, "N": steps, "bits_per_dim": round(bits, 4)}
+        if losses:
+            recent = sum(losses[-100:]) / len(losses[-100:])
+            entry["training_bits_per_dim"] = round(float(self.data.bits_per_dim(recent)), 4)
+        self.all.append(entry)
+        temporary = self.file.with_name(self.file.name + ".part")
+        temporary.write_text(json.dumps(self.all, indent=1) + "\n")
+        temporary.replace(self.file)
+        if best:
+            card = {"recipe": self.recipe, "look": entry}
+            zoo.save_model(self.folder / "best.safetensors", model, card)
+        save_sheet(model, self.data.shape, self.folder / "samples" / f"{self.stage}-{step:07d}.png")
+        self._log(entry)
+
+    def _log(self, entry: dict[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(self.folder / "logs") as writer:
+            for name in ("bits_per_dim", "training_bits_per_dim"):
+                if name in entry:
+                    writer.add_scalar(f"stage {self.stage}/{name}", entry[name], entry["step"])
+
+
+@torch.no_grad()
+def save_sheet(
+    model: Process, shape: tuple[int, ...], path: Path, n: int = 64, seed: int = 0
+) -> None:
+    """A sheet of n samples side by side, PNG, all or nothing."""
+    from PIL import Image
+
+    from diffflow_edu.figures.images import image_bytes, mosaic
+
+    samples = model.sample(n, seed=seed, shape=shape).start
+    sheet = mosaic(image_bytes(samples[None].float().cpu().numpy())[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    Image.fromarray(sheet).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def machine(device: torch.device) -> str:
+    """What a measured number belongs to."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor()
+    return f"{torch.get_num_threads()} threads of {cpu}, torch {torch.__version__}"
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Write the config into the folder, or see that it is the one that is there."""
+    path = folder / "config.json"
+    wanted = json.loads(json.dumps(asdict(config)))
+    if path.exists():
+        there = json.loads(path.read_text())
+        differs = [
+            f"{name} is {there.get(name)!r} there, {value!r} here"
+            for name, value in wanted.items()
+            if there.get(name) != value
+        ]
+        if differs:
+            raise ValueError(
+                f"folder {folder} holds another run ({'; '.join(differs)}). Name another folder, "
+                "or repeat the command that began it to go on."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+    temporary.replace(path)
+
+
+@contextmanager
+def _terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that training ends with the step it is in."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals reach the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
