@@ -7,8 +7,10 @@ and is passed by the caller. Time runs from data (left) to noise (right).
 from diffflow_edu.figures.adjoint import CurvePanel, algorithm_two, curve_panels, time_grids
 from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
+from diffflow_edu.figures.dial import noise_dial
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
+from diffflow_edu.figures.machines import latent_clouds, verdict_bars
 from diffflow_edu.figures.scores import ScorePanel, score_fields
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
@@ -28,9 +30,11 @@ __all__ = [
     "family_panels",
     "film_strip",
     "gallery",
+    "latent_clouds",
     "log_p_maps",
     "loss_curve",
     "magnifier",
+    "noise_dial",
     "particle_colors",
     "paths",
     "samples_against_truth",
@@ -39,6 +43,7 @@ __all__ = [
     "style",
     "theorem_one_panels",
     "time_grids",
+    "verdict_bars",
     "view_square",
     "warped_grids",
 ]
