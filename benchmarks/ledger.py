@@ -1,8 +1,10 @@
 """The ledger: the paper's claims, each with its numbers and a verdict that follows from them.
 
-    python -m benchmarks.ledger             # measure what is measured here, judge, write the JSON
-    python -m benchmarks.ledger --judge     # judge again: measurements from the JSON as it is
-    python -m benchmarks.ledger --table     # print the table
+    python -m benchmarks.ledger            # measure, judge, write results/ledger.json; 2 minutes
+    python -m benchmarks.ledger --judge    # judge again with the measurements of that JSON
+    python -m benchmarks.ledger --table    # print its table
+
+What was measured stays in runs/ledger and is not measured again.
 
 Where the numbers come from: the committed results of the other benchmarks (toy.json, adjoint.json,
 grids.json), which are not repeated here, and for the rest the shipped weights, measured now with
@@ -41,6 +43,7 @@ from diffflow_edu.processes.likelihood import theorem_one
 
 FOLDER = Path(__file__).parent / "results"
 RESULTS = FOLDER / "ledger.json"
+RUNS = Path("runs") / "ledger"
 SEEDS = (0, 1, 2)
 SETS = ("olympic_rings", "rotated_gaussian", "checkerboard", "fractal_tree")
 
@@ -562,12 +565,22 @@ def becomes_a_flow(found: dict[str, Any]) -> Claim:
     )
 
 
-MEASUREMENTS: dict[str, Callable[[], Any]] = {
+MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "crossings": measure_crossings,
     "latents": measure_latents,
     "lambda": measure_lambda,
     "theorem one": measure_theorem_one,
 }
+
+
+def measured_in(folder: Path) -> dict[str, Any]:
+    """Every measurement, from the folder where it is there, and left there otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, measure in MEASUREMENTS.items():
+        path = folder / f"{name}.json"
+        if not path.exists():
+            write_json(path, measure())
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in MEASUREMENTS}
 
 
 # The whole ---------------------------------------------------------------------------------------
@@ -632,20 +645,17 @@ def main() -> None:
         print(table(json.loads(RESULTS.read_text())))
         return
     torch.set_num_threads(1)
-    stored = json.loads(RESULTS.read_text())["measured"] if options.judge else {}
-    measured = {}
-    for name, measure in MEASUREMENTS.items():
-        measured[name] = stored[name] if options.judge else measure()
-        print(name, flush=True)
+    stored = json.loads(RESULTS.read_text()) if options.judge else {}
+    measured = stored["measured"] if options.judge else measured_in(RUNS)
     report = {
-        "rule": __doc__.split("How a verdict is made")[1].strip(),
+        "rule": "How a verdict is made" + __doc__.split("How a verdict is made")[1].rstrip(),
         "margins": MARGIN,
-        "machine": machine(),
-        "commit": current_commit(),
+        "machine": stored.get("machine", machine()),
+        "commit": stored.get("commit", current_commit()),
         "claims": [judged(claim) for claim in claims(measured)],
         "measured": measured,
     }
-    write_json(RESULTS, report)
+    write_json(RESULTS, report | {"table": table(report)})
     print(table(report))
 
 
