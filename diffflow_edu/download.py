@@ -146,7 +146,7 @@ def _download(remote: Remote, path: Path) -> None:
         f"downloaded from {remote.url}{others} ({_reason(failure)}). Without a network: get it on "
         f"another machine and put it into {path.parent}, or as {remote.name} into any folder that "
         f"{VARIABLE} names."
-    ) from failure
+    ) from None  # the reason is in the message; the traces of three libraries are no help
 
 
 def places(cache: Path) -> str:

@@ -53,7 +53,7 @@ class Config:
     kind: Literal["diffflow", "ddpm"] = "diffflow"
     """diffflow learns the drift, ddpm leaves it at zero"""
     size: str = "small"
-    """of the U-Net (DiffFlow has two of them): tiny, small or paper"""
+    """of the U-Net (DiffFlow has two of them): tiny, tiny2, small or paper"""
     steps: tuple[int, ...] = (30,)
     """N; several, such as 10 20 30, train with few steps first (progressive training)"""
     updates: int = 10_000

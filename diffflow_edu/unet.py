@@ -1,4 +1,4 @@
-"""The U-Net of DDPM (Ho et al. 2020) for images, in three sizes.
+"""The U-Net of DDPM (Ho et al. 2020) for images, in a few sizes.
 
 Down: residual blocks, and half the height and width from level to level. Up: the same way back,
 each block also sees what the way down left at its level. Time goes into every block as a bias.
@@ -40,6 +40,8 @@ class Size:
 
 SIZES = {
     "tiny": Size(channels=16, factors=(1, 2), blocks=1, attention=()),
+    # As many weights in one net as in two tiny ones: what a DDPM gets beside a tiny DiffFlow.
+    "tiny2": Size(channels=24, factors=(1, 2), blocks=1, attention=()),
     "small": Size(channels=64, factors=(1, 2, 2), blocks=1, attention=(2,)),
     # Ho et al. have 128 channels on CIFAR-10; two nets of 88 hold as many weights as one of theirs.
     "paper": Size(channels=88, factors=(1, 2, 2, 2), blocks=2, attention=(1,)),
@@ -52,7 +54,7 @@ class UNet(nn.Module):
     x: (..., channels, H, W), H and W at least 2^(levels − 1). t: 0-d, or any shape that broadcasts
     against x without its last axis and is the same for all pixels of an image, such as (n, 1, 1).
 
-    channels: C of an image. size: "tiny" (a CPU trains it), "small", "paper", or a `Size`.
+    channels: C of an image. size: of `SIZES`, from "tiny", which a CPU trains, to "paper"; or a `Size`.
     zero_init: the last layer starts at zero, so the field does. horizon: T, the largest t.
 
     >>> _ = torch.manual_seed(0)

@@ -134,7 +134,7 @@ def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finish
     [
         ({"images": "imagenet"}, "images must be of mnist, .*got 'imagenet'"),
         ({"kind": "flow"}, "kind must be 'diffflow' or 'ddpm', got 'flow'"),
-        ({"size": "huge"}, "size must be one of tiny, small, paper"),
+        ({"size": "huge"}, "size must be one of tiny, tiny2, small, paper"),
         ({"steps": ()}, "steps must hold at least one N"),
         ({"steps": (3, 0)}, "steps must be"),
         ({"updates": 0}, "updates must be"),
