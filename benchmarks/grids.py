@@ -1,6 +1,6 @@
 """Time grids: fixed or flexible, few steps first or many at once, the last step noisy or not.
 
-    python -m benchmarks.grids                   # all runs; 7 CPU-minutes, resumable
+    python -m benchmarks.grids                   # all runs; 5 CPU-minutes, resumable
     python -m benchmarks.grids --only last_step  # one part: grids, progressive or last_step
     python -m benchmarks.grids --assemble        # results/grids.json from the runs there are
 
@@ -45,12 +45,12 @@ SET, T, BETA, G, HIDDEN = "checkerboard", 1.0, 0.9, 0.3, 64
 TRAINING = {"batch_size": 256, "lr": 5e-3}
 SEEDS, PARTICLES = 3, 10_000
 
-GRID_STEPS, GRID_SECONDS = 10, 15.0
+GRID_STEPS, GRID_SECONDS = 10, 8.0
 SIDES = ("fixed", "flexible")
 OTHER_STEPS = (5, 10, 15, 20, 30, 60)  # the grids on which both sides are measured
 
 STAGES = {"start": (30,), "progressive": (5, 10, 20, 30)}
-BUDGETS = (5, 10, 20)
+BUDGETS = (3, 6, 12)
 CURVE_POINTS, CURVE_PARTICLES = 12, 2000
 
 KINDS, ZOO_SET, ZOO_STEPS = ("ddpm", "diffflow"), "olympic_rings", (5, 10, 30)
@@ -405,6 +405,71 @@ def lower(a: dict[str, Any], b: dict[str, Any]) -> str:
     if len(signs) != 1 or a["values"] == b["values"]:
         return "neither"
     return "first" if signs == {True} else "second"
+
+
+# For the README ----------------------------------------------------------------------------------
+
+
+def verdict(a: dict[str, Any], b: dict[str, Any], first: str, second: str) -> str:
+    """Which of two is lower in every seed, in words."""
+    names = {"first": first, "second": second, "neither": "neither, by the seeds"}
+    return names[lower(a, b)]
+
+
+def readme_table(report: dict[str, Any]) -> str:
+    """One row a question: both sides, and which is lower in every seed. From results/grids.json."""
+    setting, fixed, flexible = report["setting"], *report["grids"].values()
+    start, progressive = report["progressive"].values()
+    rows = []
+    for n in (str(GRID_STEPS), "60"):
+        rows.append((f"bound at N = {n}, nats", ".2f", fixed["bound"][n], flexible["bound"][n]))
+    for name, field in (("f", "drift"), ("s", "score")):
+        sides = (side["roughness"][field] for side in (fixed, flexible))
+        rows.append((f"roughness of {name} in t", ".1f", *sides))
+    rows.append(
+        ("jump of the loss between batches", ".3f", fixed["loss_jump"], flexible["loss_jump"])
+    )
+    lines = [
+        f"| trained at N = {GRID_STEPS} | fixed L_β | flexible L̂_β | lower in every seed |",
+        "|---|---|---|---|",
+        *(row_of(*row, "fixed", "flexible") for row in rows),
+        "",
+        "| CPU-seconds | N = 30 from the start | N = 5, 10, 20, 30 | lower in every seed |",
+        "|---|---|---|---|",
+    ]
+    for b in map(str, setting["progressive"]["seconds"]):
+        lines.append(row_of(b, ".2f", start[b], progressive[b], "from the start", "progressive"))
+    lines += [
+        "",
+        "| last step, five rings | N | leak without noise, with | width across, without, with |",
+        "|---|---|---|---|",
+    ]
+    for kind, title in (("ddpm", "DDPM"), ("diffflow", "DiffFlow")):
+        for n, row in report["last_step"][kind].items():
+            off, on = row["without"], row["with"]
+            lines.append(
+                f"| {title} | {n} | {off['leak']['mean']:.2%} · {on['leak']['mean']:.2%} "
+                f"| {off['spread']['mean']:.2f} · {on['spread']['mean']:.2f} |"
+            )
+    seeds = len(setting["seeds"]["grids"])
+    lines += [
+        "",
+        f"Checkerboard, β = {setting['beta']}, T = {setting['T']:g}, g = {setting['g']}; entropy "
+        f"{setting['entropy']:.2f} nats. {seeds} seeds, ± is half the range; one thread of "
+        f"{'; '.join(m.removeprefix('1 thread of ') for m in setting['machines'])}; "
+        f"{setting['grids']['seconds']:.0f} CPU-seconds in the first table. Roughness: how many "
+        "times its own size a field changes between t = 0 and T. Width: of a ring's samples, in "
+        "ring widths.",
+    ]
+    return "\n".join(lines)
+
+
+def row_of(
+    title: str, form: str, a: dict[str, Any], b: dict[str, Any], first: str, second: str
+) -> str:
+    """A row of two sides and what follows."""
+    cells = (f"{side['mean']:{form}} ± {side['spread']:{form}}" for side in (a, b))
+    return f"| {title} | {' | '.join(cells)} | {verdict(a, b, first, second)} |"
 
 
 # The whole ---------------------------------------------------------------------------------------
