@@ -17,6 +17,7 @@ from tests import (
     test_exercises_adjoint,
     test_exercises_ddpm,
     test_exercises_flows,
+    test_exercises_images,
     test_exercises_likelihood,
     test_exercises_machines,
     test_exercises_scores,
@@ -26,6 +27,7 @@ from tests import (
 
 NOTEBOOKS = (
     test_exercises_flows,
+    test_exercises_images,
     test_exercises_scores,
     test_exercises_ddpm,
     test_exercises_two_sdes,

@@ -25,6 +25,7 @@ from diffflow_edu.exercises.flows import (
     check_least_leak,
     check_log_p_rate,
 )
+from diffflow_edu.exercises.images import check_bits_per_dim, check_dequantise, check_frechet
 from diffflow_edu.exercises.likelihood import (
     check_excess,
     check_family_drift,
@@ -53,6 +54,7 @@ from diffflow_edu.exercises.two_sdes import (
 
 __all__ = [
     "check_backward_noise",
+    "check_bits_per_dim",
     "check_chance_level",
     "check_coupling_inverse",
     "check_coupling_log_det",
@@ -60,11 +62,13 @@ __all__ = [
     "check_ddim_step",
     "check_denoise",
     "check_denoising_loss",
+    "check_dequantise",
     "check_excess",
     "check_family_drift",
     "check_flexible_grid",
     "check_flow_log_prob",
     "check_forward_step",
+    "check_frechet",
     "check_gap",
     "check_gaussian_kl",
     "check_gaussian_score",
