@@ -12,6 +12,7 @@ from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
 from diffflow_edu.figures.machines import latent_clouds, verdict_bars
 from diffflow_edu.figures.scores import ScorePanel, score_fields
+from diffflow_edu.figures.sheets import image_sheets, quality_against_steps
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
@@ -30,6 +31,7 @@ __all__ = [
     "family_panels",
     "film_strip",
     "gallery",
+    "image_sheets",
     "latent_clouds",
     "log_p_maps",
     "loss_curve",
@@ -37,6 +39,7 @@ __all__ = [
     "noise_dial",
     "particle_colors",
     "paths",
+    "quality_against_steps",
     "samples_against_truth",
     "score_fields",
     "square_grid",

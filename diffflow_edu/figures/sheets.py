@@ -1,0 +1,80 @@
+"""Pictures of image models: sheets of samples, and quality against the number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from diffflow_edu.figures.images import image_bytes, mosaic
+from diffflow_edu.figures.style import MODELS, MODES, style
+
+
+def image_sheets(sheets: Mapping[str, Tensor], title: str | None = None) -> Figure:
+    """Images side by side, one square sheet a panel.
+
+    sheets: per panel (n, C, H, W) or (n, H, W), −1 black and 1 white, clipped beyond.
+    Raises ValueError for an empty dict and for anything but images.
+    """
+    if not sheets:
+        raise ValueError("sheets must hold at least one panel, got an empty dict")
+    for name, images in sheets.items():
+        if not isinstance(images, Tensor) or images.ndim not in (3, 4) or len(images) == 0:
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"sheets[{name!r}] must be images (n, C, H, W), got {got}")
+    with style():
+        figure, grid = plt.subplots(
+            1,
+            len(sheets),
+            figsize=(2.6 * len(sheets), 3.2 if title else 2.8),
+            squeeze=False,
+            layout="compressed",
+        )
+        for axes, (name, images) in zip(grid[0], sheets.items(), strict=True):
+            picture = mosaic(image_bytes(images[None].detach().float().cpu().numpy())[0])
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(name)
+            axes.set_axis_off()
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def quality_against_steps(
+    rows: Mapping[str, Sequence[Mapping[str, float | None]]],
+    lines: Mapping[str, Mapping[str, float]],
+    fid_title: str = "FID-LeNet",
+    title: str | None = None,
+) -> Figure:
+    """Two panels against N: bits/dim of the bound, and FID.
+
+    rows: per model, rows with "steps", "bits_per_dim" and "fid". lines: per name of something
+    without steps, "bits_per_dim" and perhaps "fid", drawn as a dashed level.
+    """
+    if not rows:
+        raise ValueError("rows must hold at least one model, got an empty dict")
+    with style():
+        figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
+        for axes, what, label in zip(
+            panels, ("bits_per_dim", "fid"), ("bits/dim, at most", fid_title), strict=True
+        ):
+            steps = sorted({row["steps"] for own in rows.values() for row in own})
+            for name, own in rows.items():
+                shown = [(row["steps"], row[what]) for row in own if row.get(what) is not None]
+                if shown:
+                    axes.plot(*zip(*shown, strict=True), "o-", color=MODELS.get(name), label=name)
+            levels = {name: line[what] for name, line in lines.items() if what in line}
+            for color, (name, level) in zip(MODES[2:], levels.items(), strict=False):
+                axes.axhline(level, color=color, ls="--", lw=1.2, label=name)
+            axes.set_xscale("log")
+            axes.set_xticks(steps, [str(n) for n in steps])
+            axes.minorticks_off()
+            axes.set_xlabel("steps N")
+            axes.set_ylabel(label)
+            axes.legend(fontsize=10)
+        panels[1].set_yscale("log")
+        if title:
+            figure.suptitle(title)
+    return figure
