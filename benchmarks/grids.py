@@ -1,6 +1,6 @@
 """Time grids: fixed or flexible, few steps first or many at once, the last step noisy or not.
 
-    python -m benchmarks.grids                   # all runs; 5 CPU-minutes, resumable
+    python -m benchmarks.grids                   # all runs; 3 CPU-minutes, resumable
     python -m benchmarks.grids --only last_step  # one part: grids, progressive or last_step
     python -m benchmarks.grids --assemble        # results/grids.json from the runs there are
 
@@ -43,14 +43,14 @@ from diffflow_edu import DiffFlow, Schedule, fit, metrics, pretrained, toy
 
 SET, T, BETA, G, HIDDEN = "checkerboard", 1.0, 0.9, 0.3, 64
 TRAINING = {"batch_size": 256, "lr": 5e-3}
-SEEDS, PARTICLES = 3, 10_000
+SEEDS, PARTICLES = 3, 5000
 
-GRID_STEPS, GRID_SECONDS = 10, 8.0
+GRID_STEPS, GRID_SECONDS = 10, 6.0
 SIDES = ("fixed", "flexible")
 OTHER_STEPS = (5, 10, 15, 20, 30, 60)  # the grids on which both sides are measured
 
 STAGES = {"start": (30,), "progressive": (5, 10, 20, 30)}
-BUDGETS = (3, 6, 12)
+BUDGETS = (2, 4, 8)
 CURVE_POINTS, CURVE_PARTICLES = 12, 2000
 
 KINDS, ZOO_SET, ZOO_STEPS = ("ddpm", "diffflow"), "olympic_rings", (5, 10, 30)

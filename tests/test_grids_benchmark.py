@@ -234,5 +234,5 @@ def test_no_bound_of_the_results_is_below_the_entropy(report):
 def test_the_table_for_the_readme_has_a_row_for_every_question(report):
     table = benchmark.readme_table(report)
     assert table.count("\n| DDPM |") == table.count("\n| DiffFlow |") == 3
-    for cell in (report["grids"]["fixed"]["bound"]["10"], report["progressive"]["start"]["12"]):
+    for cell in (report["grids"]["fixed"]["bound"]["10"], report["progressive"]["start"]["8"]):
         assert f"{cell['mean']:.2f} ± {cell['spread']:.2f}" in table
