@@ -13,7 +13,7 @@ function element(tag, style = {}, attributes = {}) {
 
 function number(value) {
   if (Math.abs(value) === Infinity) return value < 0 ? "−∞" : "∞";
-  if (!Number.isFinite(value)) return "not a number";
+  if (Number.isNaN(value)) return "–"; // −∞ − (−∞), or outside the map
   return value.toFixed(2).replace("-", "−");
 }
 
@@ -44,6 +44,13 @@ function render({ model, el }) {
   const heading = element("div", { fontWeight: "600", margin: "4px 0 8px" });
   heading.textContent = spec.title;
   const row = element("div", { display: "flex", flexWrap: "wrap", gap: "16px" });
+  const scale = element("div", { display: "flex", alignItems: "center", gap: "8px", marginTop: "8px" });
+  const strip = element("div", {
+    width: "160px",
+    height: "12px",
+    background: `linear-gradient(to right, ${spec.palette.join(",")})`,
+  });
+  scale.append(`log p [nats]: ${number(spec.top - spec.depth)}`, strip, number(spec.top));
   const status = element(
     "div",
     { margin: "8px 0", minHeight: "1.4em", fontVariantNumeric: "tabular-nums" },
@@ -56,7 +63,7 @@ function render({ model, el }) {
     { type: "button", ...OWN_KEYS },
   );
   clear.textContent = "remove the probes";
-  root.append(heading, row, status, table, clear);
+  root.append(heading, row, scale, status, table, clear);
   el.append(root);
 
   const pictures = spec.names.map((_, k) => paint(k)); // n × n pixels each, drawn once
@@ -102,7 +109,7 @@ function render({ model, el }) {
     const [x, y] = centre(at);
     const found = read(at);
     const parts = spec.names.map((name, k) => `${name} ${number(found[k])}`);
-    const apart = found.length === 2 ? `, difference ${number(found[0] - found[1])}` : "";
+    const apart = found.length === 2 ? `; difference ${number(found[0] - found[1])}` : "";
     return `(${number(x)}, ${number(y)}): log p ${parts.join(", ")}${apart} nats`;
   }
 

@@ -48,13 +48,14 @@ def point(page, shown, share: tuple[float, float], panel: int = 0, click: bool =
 
 def test_the_pointer_reads_every_map_and_a_click_pins_a_probe(opened):
     page, shown = opened.page, opened.map
+    assert "log p [nats]: −8.50" in shown.inner_text()  # the scale, 8 nats below the top at −0.50
     assert "A hill" in shown.inner_text() and "click to pin a probe" in status(shown)
     assert rows(shown) == [["1", "0.50", "0.50", "−0.50", "−1.00", "0.50"]]
 
     point(page, shown, (0.6, 0.1))  # the cell with its centre at (0.5, 1.5)
-    assert status(shown) == "(0.50, 1.50): log p whole −2.50, half −1.00, difference −1.50 nats"
+    assert status(shown) == "(0.50, 1.50): log p whole −2.50, half −1.00; difference −1.50 nats"
     point(page, shown, (0.1, 0.9), panel=1, click=True)
-    assert status(shown) == "(−1.50, −1.50): log p whole −4.50, half −∞, difference ∞ nats"
+    assert status(shown) == "(−1.50, −1.50): log p whole −4.50, half −∞; difference ∞ nats"
     assert rows(shown)[1] == ["2", "−1.50", "−1.50", "−4.50", "−∞", "∞"]
 
     shown.get_by_role("button", name="remove the probes").click()
