@@ -19,8 +19,8 @@ none:
     tie      otherwise
 
 The cases of one condition ("N = 5") are taken together: the condition is won where more than half
-of them are for. The claim *holds* where every condition is won and no case is against, *holds
-when* some conditions are won, and *does not hold here* where none is.
+of them are for. The claim *holds* where every condition is won and at most one case in ten is
+against, *holds when* some conditions are won, and *does not hold here* where none is.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def verdict(cases: Sequence[Case]) -> str:
     groups = [won(group) for group in conditions(cases).values()]
     if not any(groups):
         return FAILS
-    clean = all(groups) and all(case.outcome >= 0 for case in cases)
-    return HOLDS if clean else HOLDS_WHEN
+    against = sum(case.outcome == -1 for case in cases)
+    return HOLDS if all(groups) and 10 * against <= len(cases) else HOLDS_WHEN
 
 
 def judged(claim: Claim) -> dict[str, Any]:
@@ -343,19 +343,19 @@ def gap_between(
 
 
 def adjoint_memory(report: dict[str, Any]) -> Claim:
-    """What a gradient keeps, as a share of what autograd keeps."""
-    titles = {"loss": "loss", "bound": "bound", "step by step": "Algorithm 2 step by step"}
+    """What the gradient of `loss` keeps, as a share of what autograd keeps, against N."""
+    kept, everything = (report["against_n"]["results"][way] for way in ("loss", "autograd"))
     cases = []
-    for way, title in titles.items():
-        if way in report["results"]:
-            share = report["results"][way]["saved_against_autograd"]
-            shown = f"{100 * share:.1f} %"
-            # At most 3 %: what rounds to two and a half or less is "about 2 %".
-            cases.append(Case(title, "N = 30", 0.03 - share, 0.0, "share", shown=shown))
+    for n in kept:
+        share = kept[n]["saved_mebibytes"] / everything[n]["saved_mebibytes"]
+        shown = f"{100 * share:.1f} %"
+        # At most 3 %: what rounds to two and a half or less is "about 2 %".
+        cases.append(Case(f"N = {n}", "memory", 0.03 - share, 0.0, "share", shown=shown))
     return Claim(
         "adjoint memory",
         "The stochastic adjoint keeps about 2 % of what backpropagation keeps.",
-        "saved tensors at N = 30, 2000 particles; 'about' is at most 3 %",
+        f"saved tensors of a gradient, {report['against_n']['setting']['particles']} particles; "
+        "'about' is at most 3 %",
         "adjoint.json",
         tuple(cases),
         1,
@@ -622,7 +622,7 @@ def claims(measured: dict[str, Any]) -> list[Claim]:
         fills_the_gaussian(measured["latents"]),
         becomes_a_flow(measured["theorem one"]),
     ]
-    if adjoint_report:
+    if adjoint_report and "against_n" in adjoint_report:
         found.append(adjoint_memory(adjoint_report))
     if grids_report:
         found += [

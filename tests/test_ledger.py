@@ -54,8 +54,10 @@ def test_a_condition_needs_more_than_half_of_its_cases():
     assert verdict(three_of_four) == HOLDS
 
 
-def test_one_case_against_keeps_a_claim_from_holding_outright():
+def test_more_than_one_case_in_ten_against_keeps_a_claim_from_holding_outright():
     assert verdict([case(1.0), case(1.0), case(-1.0)]) == HOLDS_WHEN
+    assert verdict([case(1.0)] * 9 + [case(-1.0)]) == HOLDS
+    assert verdict([case(1.0)] * 8 + [case(-1.0)]) == HOLDS_WHEN
 
 
 def test_the_conditions_that_are_won_are_named():
@@ -149,10 +151,15 @@ def test_a_number_that_a_machine_lacks_is_left_out():
 
 
 def test_adjoint_memory_turns_at_three_percent():
-    def report(share):
-        return {"results": {way: {"saved_against_autograd": share} for way in ("loss", "bound")}}
+    def report(*shares):
+        found = {
+            "autograd": {str(n): {"saved_mebibytes": 100.0} for n, _ in enumerate(shares)},
+            "loss": {str(n): {"saved_mebibytes": 100.0 * s} for n, s in enumerate(shares)},
+        }
+        return {"against_n": {"results": found, "setting": {"particles": 5}}}
 
     assert verdict(ledger.adjoint_memory(report(0.022)).cases) == HOLDS
+    assert verdict(ledger.adjoint_memory(report(0.08, 0.022)).cases) == HOLDS_WHEN
     assert verdict(ledger.adjoint_memory(report(0.08)).cases) == FAILS
 
 
