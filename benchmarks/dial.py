@@ -2,6 +2,7 @@
 
     python -m benchmarks.dial                # all settings, 2 at a time; resumable
     python -m benchmarks.dial --only 10/0.1  # one: N and the budget
+    python -m benchmarks.dial --longer 5     # five times the training, in a folder of its own
     python -m benchmarks.dial --assemble     # results/dial.json from the runs there are
     python -m benchmarks.dial --ship         # and the chains of ten steps into the package
 
@@ -35,11 +36,12 @@ import torch
 
 from benchmarks.toy import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
-from diffflow_edu import fit, metrics, toy, zoo
+from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
 
-DENSITY, SEED, PARTICLES, CALIBRATION_PARTICLES = "olympic_rings", 0, 10_000, 50_000
+DENSITY, SEED, PARTICLES, LATENT_PARTICLES = "olympic_rings", 0, 10_000, 4000
+CALIBRATION_PARTICLES = 20_000
 BUDGETS = {10: zoo.NOISE_BUDGETS, 5: (0.01, 0.1, 0.3, 1.0, 4.0)}
-TRAINING = {"steps": 1500, "batch_size": 400, "lr": 5e-3, "warm_start": 1500}
+TRAINING = {"steps": 800, "batch_size": 250, "lr": 5e-3, "warm_start": 500}
 FOLDER = Path("runs") / "dial"
 RESULTS = Path(__file__).parent / "results" / "dial.json"
 
@@ -57,7 +59,7 @@ def r_max(budget: float) -> float:
     return math.sqrt(math.expm1(budget))
 
 
-def recipe(steps: int, budget: float, density: toy.Density) -> dict[str, Any]:
+def recipe(steps: int, budget: float, density: toy.Density, longer: int = 1) -> dict[str, Any]:
     """Grid, networks and training of one setting: what `zoo.build` takes."""
     grid = {"steps": steps, "r_min": 1.3 * data_width(density), "r_max": r_max(budget)}
     return {
@@ -66,7 +68,7 @@ def recipe(steps: int, budget: float, density: toy.Density) -> dict[str, Any]:
         "schedule": ["log_snr", grid],
         "hidden": 128,
         "learn_backward_std": False,
-        "training": {**TRAINING, "seed": SEED},
+        "training": {**TRAINING, "steps": longer * TRAINING["steps"], "seed": SEED},
     }
 
 
@@ -80,23 +82,25 @@ def names() -> list[str]:
     return runs
 
 
-def train(name: str, folder: Path, commit: str) -> None:
-    """Train and measure one setting; write its weights and then its record."""
+def train(name: str, folder: Path, commit: str, longer: int = 1) -> None:
+    """Train and measure one setting; write its weights and then its record.
+
+    longer: so many times the usual number of steps.
+    """
     torch.set_num_threads(1)
     steps, budget = int(name.split("/")[0]), float(name.split("/")[1])
     density = toy.load(DENSITY)
-    plan = recipe(steps, budget, density)
+    plan = recipe(steps, budget, density, longer)
     torch.manual_seed(SEED)
     model = zoo.build(plan)
     began = time.process_time()
     fit(model, density, **plan["training"])
     model.calibrate(density.sample(CALIBRATION_PARTICLES, seed=SEED + 1))
     seconds = time.process_time() - began
-    measured = metrics.evaluate(model, density, n=PARTICLES, seed=SEED)
-    measured |= metrics.evaluate_latent(model, density, n=PARTICLES, seed=SEED)
+    measured = measure(model, density)
     card = {
         "recipe": plan,
-        "command": f"python -m benchmarks.dial --only {name}",
+        "command": f"python -m benchmarks.dial --longer {longer} --only {name}",
         "commit": commit,
         "machine": machine(),
         "seconds": round(seconds, 1),
@@ -107,6 +111,25 @@ def train(name: str, folder: Path, commit: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     zoo.save_model(file_of(folder, name, ".safetensors"), model, card)
     write_json(file_of(folder, name, ".json"), {"N": steps, "budget": budget, **card})
+
+
+@torch.no_grad()
+def measure(model: DiffFlow, density: toy.Density) -> dict[str, float | int]:
+    """Bound and samples from PARTICLES points, the noise side from LATENT_PARTICLES of them."""
+    data = density.sample(PARTICLES, seed=SEED + metrics.DATA_SEED)
+    torch.manual_seed(SEED)
+    bound = metrics.mean_bound(model, data)
+    samples = model.sample(PARTICLES, seed=SEED).start
+    finite = samples[samples.isfinite().all(dim=1)]
+    return {
+        "bound": bound,
+        "gap": metrics.bound_gap(bound, density),
+        "leak": metrics.leak(samples, density),
+        "sliced_w2": metrics.sliced_w2(finite, data) if len(finite) else math.nan,
+        "sliced_w2_floor": metrics.floor(density, PARTICLES, seed=SEED),
+        "non_finite": PARTICLES - len(finite),
+        **metrics.evaluate_latent(model, density, n=LATENT_PARTICLES, seed=SEED),
+    }
 
 
 def file_of(folder: Path, name: str, suffix: str) -> Path:
@@ -122,8 +145,9 @@ def assemble(folder: Path) -> dict[str, Any]:
             "density": DENSITY,
             "entropy": toy.load(DENSITY).entropy(),
             "particles": PARTICLES,
+            "latent_particles": LATENT_PARTICLES,
             "seed": SEED,
-            "training": TRAINING,
+            "training": [r["recipe"]["training"] for r in records][:1],
             "units": "budget: ∫g² dt, variance in units of the normalised data; gap: nats; "
             "sliced_w2 and w2_to_normal: in those units; seconds: CPU",
             "machines": sorted({r["machine"] for r in records}),
@@ -162,6 +186,7 @@ def ship(folder: Path, into: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=names(), choices=names(), metavar="N/BUDGET")
+    parser.add_argument("--longer", type=int, default=1, help="times the usual number of steps")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--commit", help="the commit of this code, where git is not at hand")
     parser.add_argument("--assemble", action="store_true", help="write the JSON and run nothing")
@@ -169,18 +194,22 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["DIFFFLOW_EDU_PROGRESS"] = "0"
-    commit = options.commit or current_commit()
+    folder = FOLDER if options.longer == 1 else Path(f"{FOLDER}-{options.longer}")
+    commit = current_commit()
+    if commit == "unknown":
+        commit = options.commit or commit
     if options.one:
-        train(options.one, FOLDER, commit)
+        train(options.one, folder, commit, options.longer)
         return
     if options.assemble or options.ship:
-        write_json(RESULTS, assemble(FOLDER))
-        for path in ship(FOLDER, zoo.FOLDER) if options.ship else ():
+        write_json(RESULTS, assemble(folder))
+        for path in ship(folder, zoo.FOLDER) if options.ship else ():
             print(path.name, path.stat().st_size // 1000, "kB")
         return
-    waiting = [name for name in options.only if not file_of(FOLDER, name, ".json").exists()]
+    waiting = [name for name in options.only if not file_of(folder, name, ".json").exists()]
     running: list[subprocess.Popen] = []
-    command = [sys.executable, "-m", "benchmarks.dial", "--commit", commit, "--one"]
+    command = [sys.executable, "-m", "benchmarks.dial", "--longer", str(options.longer)]
+    command += ["--commit", commit, "--one"]
     while waiting or running:
         while waiting and len(running) < options.jobs:
             print(time.strftime("%H:%M:%S"), waiting[0], flush=True)
