@@ -147,7 +147,7 @@ def assemble(folder: Path) -> dict[str, Any]:
             "particles": PARTICLES,
             "latent_particles": LATENT_PARTICLES,
             "seed": SEED,
-            "training": [r["recipe"]["training"] for r in records][:1],
+            "training": records[0]["recipe"]["training"] if records else TRAINING,
             "units": "budget: ∫g² dt, variance in units of the normalised data; gap: nats; "
             "sliced_w2 and w2_to_normal: in those units; seconds: CPU",
             "machines": sorted({r["machine"] for r in records}),
