@@ -121,7 +121,8 @@ def evaluate(
     none), and between data and data;
     n, seed: as given; non_finite: how many samples were not finite.
 
-    Raises ValueError for n < 1 and unless 0 ≤ log_prob_n ≤ n.
+    Raises ValueError for n < 1 and unless 0 ≤ log_prob_n ≤ n, and SolverError where the ODE of a
+    bound or a log_prob gives up.
     """
     _check_pair(model, density)
     check_whole("n", n)
@@ -161,7 +162,11 @@ def evaluate(
 
 
 def mean_bound(model: Process, x: Tensor) -> float:
-    """The mean of `model.bound` over x (B, *shape) in nats; NaN for a process without a bound."""
+    """The mean of `model.bound` over x (B, *shape) in nats; NaN for a process without a bound.
+
+    Any other failure is passed on, such as the SolverError of an ODE that gave up: that is no
+    property of the process, and its message says what to try.
+    """
     try:
         return model.bound(x).double().mean().item()
     except NotImplementedError:
@@ -169,7 +174,10 @@ def mean_bound(model: Process, x: Tensor) -> float:
 
 
 def mean_log_prob(model: Process, x: Tensor) -> float:
-    """The mean of `model.log_prob` over x (B, *shape) in nats; NaN where there is none."""
+    """The mean of `model.log_prob` over x (B, *shape) in nats; NaN where there is none.
+
+    As in `mean_bound`, a SolverError is passed on.
+    """
     if len(x) == 0:
         return math.nan
     try:

@@ -331,7 +331,7 @@ class Schedule:
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
         """
         check_whole("steps", steps)
-        _check_positive(T=T, beta=beta, g=g)
+        check_positive(T=T, beta=beta, g=g)
         i = torch.arange(steps + 1, dtype=torch.float64)
         fixed = Schedule.euler((i / steps) ** beta * T, g)
         # A partial, not a closure, so that a model with this schedule can be pickled.
@@ -349,7 +349,7 @@ class Schedule:
         tensor([0.0000, 0.1502, 0.5196, 1.0000], dtype=torch.float64)
         """
         check_whole("steps", steps)
-        _check_positive(r_min=r_min, r_max=r_max)
+        check_positive(r_min=r_min, r_max=r_max)
         if r_min >= r_max:
             raise ValueError(f"r_min must be below r_max, got r_min={r_min} and r_max={r_max}")
         noise = LogSNR(r_min, r_max)
@@ -379,7 +379,7 @@ class Schedule:
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 0.9923], dtype=torch.float64)
         """
         check_whole("steps", steps)
-        _check_positive(offset=offset)
+        check_positive(offset=offset)
         noise = Cosine(offset)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         # f(T) = 0.001 f(t_{N−1}), solved for T; cos φ is sin(π/2 (1 − t)/(1 + offset)).
@@ -428,7 +428,7 @@ class Schedule:
         tensor([0.0100, 0.1000, 1.0000], dtype=torch.float64)
         """
         check_whole("steps", steps)
-        _check_positive(s_min=s_min, s_max=s_max)
+        check_positive(s_min=s_min, s_max=s_max)
         s = _geometric(steps, s_min, s_max)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         log_ratio = 2 * math.log(s_max / s_min) / (steps - 1) if steps > 1 else 0.0
@@ -488,10 +488,21 @@ def check_whole(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
 
 
-def _check_positive(**named: float) -> None:
+def check_positive(**named: float) -> None:
+    """Raise a ValueError that names the argument unless it is a positive, finite number."""
     for name, value in named.items():
-        if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not (real and value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_time(t: float | Tensor, schedule: Schedule) -> None:
+    """Raise a ValueError unless every t is in (0, T], up to rounding: there σ > 0."""
+    T = float(schedule.times[-1])
+    value = torch.as_tensor(t).detach()
+    good = (value > 0) & (value <= T * (1 + 1e-6))
+    if not good.all():
+        raise ValueError(f"t must be a time in (0, T] = (0, {T:g}], got {float(value[~good][0])!r}")
 
 
 def _numbers(name: str, values: object) -> Tensor:

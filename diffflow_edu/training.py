@@ -291,8 +291,10 @@ def _check_rows(data: Tensor) -> None:
     check_particles(data, "data")
     if len(data) == 0:
         raise ValueError(f"data must hold at least one particle, got shape {tuple(data.shape)}")
-    if not data.isfinite().all():
-        bad = int((~data.isfinite()).flatten(1).any(1).sum())
+    # In pieces: isfinite makes a copy of what it looks at, and a data set may fill half the memory.
+    pieces = data.split(max(1, 2**20 // data[0].numel()))
+    bad = sum(int((~piece.isfinite()).flatten(1).any(1).sum()) for piece in pieces)
+    if bad:
         raise ValueError(f"data must be finite, got NaN or infinity in {bad} of {len(data)} rows")
     spread = float(data.std()) if len(data) > 1 else 1.0
     if not 0.1 < spread < 10:

@@ -241,6 +241,15 @@ def test_the_predictions_are_the_definitions_of_their_papers():
         torch.testing.assert_close(score, -eps / sigma, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("t", [0.0, -0.1, 1.1, math.nan])
+def test_denoised_names_a_time_at_which_there_is_no_noise_process(t):
+    model = DDPM.mlp(Schedule.log_snr(steps=4))
+    with pytest.raises(ValueError, match=rf"t must be a time in \(0, T\] = \(0, 1\], got {t}"):
+        model.denoised(torch.zeros(2, 2), torch.tensor(t, dtype=torch.float64))
+    last = model.schedule.times[-1].float()
+    assert model.denoised(torch.zeros(2, 2), last).isfinite().all()
+
+
 def test_denoised_is_the_mean_of_the_data_given_the_noisy_point():
     schedule = Schedule.log_snr(10)
     model, x = exact(schedule), normals(5, 2)

@@ -153,19 +153,23 @@ def test_to_stop_early_costs_what_the_docstring_says(blur, nats):
     assert cost == pytest.approx(0.5 * (math.log1p(blur**2) + 1 / (1 + blur**2) - 1), abs=2e-6)
 
 
-def test_a_network_that_predicts_the_data_stops_a_little_before_it():
+def test_a_network_that_predicts_the_data_and_is_asked_near_it_stops_a_little_before_it():
     model = mlp(SCHEDULES["log_snr"], prediction="x0")
-    flow = ProbabilityFlow(model)
+    flow = ProbabilityFlow(model, between="ask")
     start = float(model.schedule.times[1]) / 10
     path = flow.encode(normals(3, 2))
     assert path.times[0] == pytest.approx(start) and path.states.isfinite().all()
     assert flow.log_prob(normals(3, 2)).isfinite().all()
-    assert ProbabilityFlow(mlp(SCHEDULES["log_snr"])).encode(normals(3, 2)).times[0] == 0
+    # The score that was learned at t_1 lasts down to the data, whatever was predicted.
+    for prediction in ("x0", "noise"):
+        flow = ProbabilityFlow(mlp(SCHEDULES["log_snr"], prediction=prediction))
+        path = flow.encode(normals(3, 2))
+        assert path.times[0] == 0 and path.states.isfinite().all()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_encoding_then_decoding_returns_to_the_data(schedule):
-    flow = ProbabilityFlow(mlp(SCHEDULES[schedule]), solver=Solver(rtol=1e-7, atol=1e-7))
+    flow = ProbabilityFlow(mlp(SCHEDULES[schedule]), solver=TIGHT)
     x = normals(8, 2)
     there = flow.encode(x)
     back = flow.decode(there.end)
@@ -479,6 +483,12 @@ def test_the_figure_of_the_theorem_shows_every_number_and_its_prediction(theorem
             lambda m: fokker_planck_residual(m, bent, normals(2, 2), 0.5, lam=math.inf),
             "lam must be a finite number",
         ),
+        (
+            lambda m: fokker_planck_residual(m, bent, normals(2, 2), 0.0),
+            r"t must be a time in \(0, T\] = \(0, 1\], got 0.0",
+        ),
+        (lambda m: family_drift(m, normals(2, 2), 1.2), r"t must be a time in .*, got 1.2"),
+        (lambda m: family_drift(m, normals(2, 2), 0.5, lam=-1.0), "lam must be a finite number"),
         (lambda m: theorem_one(bent, torch.ones(2, 2)), "x must be float64"),
         (lambda m: theorem_one(bent, normals(2, 2), steps=(0,)), "steps must be a whole number"),
     ],

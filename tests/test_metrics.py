@@ -9,6 +9,7 @@ from torch import nn
 from diffflow_edu import CouplingFlow, metrics, toy
 from diffflow_edu.metrics import energy_distance, sliced_w2
 from diffflow_edu.processes.base import Process, Trajectory
+from diffflow_edu.processes.ode import SolverError
 
 
 def normal(n, seed, shift=(0.0, 0.0)):
@@ -244,6 +245,22 @@ def test_the_log_likelihood_is_minus_an_exact_bound_and_else_only_computed_when_
     assert exact["log_prob"] == -exact["bound"]
     with pytest.raises(ValueError, match="log_prob_n must be between 0 and n = 200, got 201"):
         metrics.evaluate(model, density, n=200, log_prob_n=201)
+
+
+@pytest.mark.parametrize("number", ["bound", "log_prob"])
+def test_a_solver_that_gives_up_is_heard_and_not_taken_for_a_missing_number(number):
+    density = toy.load("ring")
+
+    class Stuck(Oracle):
+        pass
+
+    def give_up(x):
+        raise SolverError("dopri5 cannot reach its tolerance")
+
+    model = Stuck(density)
+    setattr(model, number, give_up)
+    with pytest.raises(SolverError, match="cannot reach its tolerance"):
+        metrics.evaluate(model, density, n=20, log_prob_n=5)
 
 
 @pytest.mark.parametrize(

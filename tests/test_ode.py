@@ -175,6 +175,49 @@ def test_the_regularisers_of_a_linear_field_are_their_closed_forms(direction):
     assert torch.allclose(solution.jacobian, torch.full((4,), 2 * 0.49 * 1.2).double(), atol=1e-7)
 
 
+@pytest.mark.parametrize("ends", [[0.0, 1.0], [1.0, 0.6, 0.0]])
+def test_a_solver_told_of_the_kinks_ends_a_step_there_and_is_as_exact_as_elsewhere(ends):
+    def bent(x, t):  # its integral over [0, 1] is (.3² + .7²)/2
+        return (t - 0.3).abs() + 0 * x
+
+    x, times = torch.zeros(2, 1, dtype=torch.float64), torch.tensor(ends, dtype=torch.float64)
+    exact = 0.29 if ends[-1] == 1 else -0.29
+    solver, kinks = Solver(rtol=1e-3, atol=1e-3), torch.tensor([0.3, 7.0])
+    told = integrate(bent, x, times, solver, kinks=kinks).states[-1, 0, 0]
+    untold = integrate(bent, x, times, solver).states[-1, 0, 0]
+    # Linear on both sides, and the kink is given in float32.
+    assert abs(float(told) - exact) < 1e-7 and abs(float(untold) - exact) > 1e-5
+
+
+def test_the_adjoint_is_told_of_the_kinks_too():
+    rate = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    def bent(x, t):
+        return rate * (t - 0.3).abs() * x
+
+    x, times = torch.ones(1, 1, dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
+    options = {"gradient": "adjoint", "kinks": torch.tensor([0.3]).double()}
+    end = integrate(bent, x, times, TIGHT, parameters=[rate], **options).states[-1]
+    end.sum().backward()
+    assert rate.grad.item() == pytest.approx(0.29 * math.exp(0.29), abs=1e-8)
+
+
+def test_the_adjoint_finds_the_parameters_of_a_module_and_of_a_function_itself():
+    torch.manual_seed(0)
+    module = MLP(3, hidden=8, depth=1, frequencies=0, horizon=20.0).double()
+    times, solver = torch.tensor([0.0, 1.0], dtype=torch.float64), Solver("rk4", steps=20)
+    gradients = []
+    for field in (module, lambda x, t: module(x, t)):
+        for options in ({"gradient": "direct"}, {"gradient": "adjoint"}):
+            module.zero_grad()
+            integrate(field, normals(3, 3), times, solver, **options).states[-1].sum().backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+    assert gradients[0].abs().max() > 0.1
+    for other in gradients[1:]:
+        # Both solves err by the fourth power of a step of .05.
+        assert torch.allclose(other, gradients[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_dtype_of_the_particles_is_kept(dtype):
     def field(x, t):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
 from diffflow_edu import DDPM, DiffFlow, Schedule, fit, toy
@@ -475,6 +476,36 @@ def test_a_model_that_is_none_or_learns_nothing_is_named():
         fit(flow, DATA, steps=1)
     with pytest.raises(ValueError, match="warm_start needs a DiffFlow, got Quadratic"):
         fit(Quadratic(), DATA, steps=1, warm_start=1)
+
+
+class Sizes(TorchDispatchMode):
+    """The numbers in the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            # A view, such as a piece of the data, has no memory of its own.
+            if isinstance(value, torch.Tensor) and not value._is_view():
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_no_tensor_as_large_as_the_data_is_made_to_train_on_it(bad):
+    data = torch.randn(2_000_000, 6, generator=torch.Generator().manual_seed(0))  # like POWER
+    torch.manual_seed(0)
+    model = DDPM.mlp(Schedule.log_snr(steps=4), dim=6, hidden=8)
+    if bad:
+        data[[3, 1_999_999], 2] = torch.inf
+    with Sizes() as sizes:
+        if bad:
+            with pytest.raises(ValueError, match="infinity in 2 of 2000000 rows"):
+                fit(model, data, steps=1, batch_size=16)
+        else:
+            fit(model, data, steps=1, batch_size=16)
+    assert 0 < sizes.largest <= 0.1 * data.numel()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ def test_unknown_names_list_the_known_ones_and_the_nearest():
         pretrained("difflow", "ring")
     with pytest.raises(ValueError, match=r"unknown density 'rings'; there are ring.*mean 'ring'"):
         pretrained("diffflow", "rings")
+    unshipped = "no weights of kind 'diffflow' are shipped for 'four_rings', only for ring; `fit`"
+    with pytest.raises(ValueError, match=unshipped):
+        pretrained("diffflow", "four_rings")
     with pytest.raises(ValueError, match=r"steps must be one of \[3\] for diffflow on ring, got 4"):
         pretrained("diffflow", "ring", steps=4)
 

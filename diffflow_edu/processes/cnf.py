@@ -191,6 +191,7 @@ class CNF(Process):
             penalties=penalties,
             gradient=gradient,
             parameters=self._learned(x) if gradient == "adjoint" else (),
+            kinks=self._kinks(),
         )
         self.evaluations = solution.evaluations
         return solution
@@ -248,11 +249,17 @@ class CNF(Process):
         return self._carry(x, self._times(times).flip(0))
 
     def _carry(self, x: Tensor, times: Tensor) -> Trajectory:
-        solution = integrate(self.drift_at, x, times, self.solver, with_divergence=False)
+        solution = integrate(
+            self.drift_at, x, times, self.solver, with_divergence=False, kinks=self._kinks()
+        )
         self.evaluations = solution.evaluations
         if times[0] > times[-1]:
             return Trajectory(solution.times.flip(0), solution.states.flip(0))
         return Trajectory(solution.times, solution.states)
+
+    def _kinks(self) -> Tensor | None:
+        """Times at which the drift has a bend, for the solver; a smooth network has none."""
+        return None
 
     def _times(self, times: Sequence[float] | Tensor | None) -> Tensor:
         if times is None:

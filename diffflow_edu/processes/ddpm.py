@@ -20,7 +20,7 @@ from torch import Tensor
 from diffflow_edu.nets import MLP, PREDICTIONS
 from diffflow_edu.processes.base import Field, generator_for
 from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
-from diffflow_edu.schedules import Schedule
+from diffflow_edu.schedules import Schedule, check_time
 from diffflow_edu.unet import Size, UNet, check_image_shape
 
 PredictionName = Literal["noise", "x0", "v", "score"]
@@ -151,7 +151,7 @@ class DDPM(DiffFlow):
             raise ValueError(f"model must be a DiffFlow, got {type(model).__name__}")
         ddpm = cls(model.score, model.schedule, prediction="score")
         ddpm.log_b_ratio = model.log_b_ratio
-        ddpm.shape = model.shape
+        ddpm.shape, ddpm.taught = model.shape, model.taught
         return ddpm.train(model.training)
 
     def on(self, schedule: Schedule, variance: VarianceName = "beta") -> DDPM:
@@ -170,6 +170,7 @@ class DDPM(DiffFlow):
         ddpm = DDPM(self.score, schedule, prediction="score", variance=variance)
         ddpm.log_b_ratio.data = ddpm.log_b_ratio.data.to(self.log_b_ratio)
         ddpm.shape = self.shape
+        ddpm.taught = self.schedule.times if self.taught is None else self.taught
         return ddpm.train(self.training)
 
     def respaced(self, steps: int, variance: VarianceName = "beta") -> DDPM:
@@ -177,7 +178,11 @@ class DDPM(DiffFlow):
         return self.on(self.schedule.respaced(steps), variance)
 
     def denoised(self, x: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t = x] by Tweedie's formula, (x + σ² score)/α. x: (B, *shape), t > 0, 0-d."""
+        """E[x_0 | x_t = x] by Tweedie's formula, (x + σ² score)/α.
+
+        x: (B, *shape). t: 0-d, in (0, T]; ValueError for any other.
+        """
+        check_time(t, self.schedule)
         noise = self.schedule.noise_process
         return (x + noise.sigma(t).square() * self.score_at(x, t)) / noise.alpha(t)
 

@@ -52,8 +52,11 @@ class DiffFlow(Process):
     shape: tuple[int, ...] = (2,)
     """Of one particle, where `sample` is not told."""
 
+    taught: Tensor | None = None
+    """Times at which the networks were trained, where they are others than the schedule's."""
+
     evaluations: int = 0
-    """Of drift and score, in the ODE of the latest `log_prob`."""
+    """Of the ODE's field, in the latest `log_prob`."""
 
     def __init__(
         self, drift: Field, score: Field, schedule: Schedule, learn_backward_std: bool = False
@@ -196,8 +199,8 @@ class DiffFlow(Process):
 
         Another density than the chain's, whose −log p `bound` bounds, unless the score is exact.
         x: (B, *shape). seed: of the probes, where there are any. options: those of
-        `likelihood.ProbabilityFlow`, such as solver, trace and start. Returns (B,);
-        `model.evaluations` then tells how often drift and score were called.
+        `likelihood.ProbabilityFlow`, such as solver, trace, start and between. Returns (B,);
+        `model.evaluations` then tells how often the ODE's field was evaluated.
         """
         # Imported here, since that module builds on this one.
         from diffflow_edu.processes.likelihood import ProbabilityFlow

@@ -24,8 +24,14 @@ from diffflow_edu.processes.base import (
     check_shape,
     generator_for,
 )
-from diffflow_edu.processes.score_matching import check_positive, score_at
-from diffflow_edu.schedules import LogSNR, NoiseProcess, Schedule, check_whole
+from diffflow_edu.processes.score_matching import score_at
+from diffflow_edu.schedules import (
+    LogSNR,
+    NoiseProcess,
+    Schedule,
+    check_positive,
+    check_whole,
+)
 
 
 @torch.no_grad()
@@ -57,7 +63,7 @@ def langevin(
     """
     check_particles(x)
     _check_callable("score", score)
-    check_positive("step", step)
+    check_positive(step=step)
     check_whole("steps", steps)
     check_whole("every", every)
     if steps % every:
@@ -121,8 +127,8 @@ def variance_exploding(levels: int, sigma_min: float, sigma_max: float) -> Sched
     tensor([0.0000, 0.0100, 0.1000, 1.0000], dtype=torch.float64)
     """
     check_whole("levels", levels, least=2)
-    check_positive("sigma_min", sigma_min)
-    check_positive("sigma_max", sigma_max)
+    check_positive(sigma_min=sigma_min)
+    check_positive(sigma_max=sigma_max)
     if sigma_min >= sigma_max:
         raise ValueError(
             f"sigma_min must be below sigma_max, got sigma_min={sigma_min} and "
@@ -199,7 +205,7 @@ class NCSN(Process):
         super().__init__()
         _check_callable("score", score)
         check_whole("langevin_steps", langevin_steps)
-        check_positive("langevin_step", langevin_step)
+        check_positive(langevin_step=langevin_step)
         if langevin_step >= 2:
             raise ValueError(f"langevin_step must be below 2 to be stable, got {langevin_step}")
         self.score = score

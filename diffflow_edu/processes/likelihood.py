@@ -36,23 +36,40 @@ from diffflow_edu.processes.base import (
     check_shape,
     generator_for,
 )
+from diffflow_edu.processes.between import Between, How
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.ode import Solver, divergence, jacobian
-from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.schedules import Schedule, check_time, check_whole
 
 SMALLEST = 1e-8
 """Times below this share of T are taken for it: there −g² s = g² ε/σ is its limit, to rounding."""
+
+MANY = 100
+"""On grids of more times an interpolated field is smooth enough for a solver to step over them."""
 
 
 # The family --------------------------------------------------------------------------------------
 
 
-def family_drift(model: DiffFlow, x: Tensor, t: Tensor, lam: float = 0.0) -> Tensor:
-    """F − ½(1 + λ²) g² s at x (B, *shape) and t > 0, 0-d: the drift of the λ family. Like x."""
-    sde = model.schedule.noise_process
-    forward = sde.linear(t) * x + sde.gain(t) * model.drift_at(x, t)
-    return forward - 0.5 * (1 + lam**2) * sde.g(t).square() * model.score_at(x, t)
+def family_drift(
+    model: DiffFlow,
+    x: Tensor,
+    t: float | Tensor,
+    lam: float = 0.0,
+    between: How | Between | None = None,
+) -> Tensor:
+    """F − ½(1 + λ²) g² s at x (B, *shape) and t, 0-d: the drift of the λ family. Like x.
+
+    between: how f and s are known between the grid's times, see `Between`.
+    Raises ValueError for t outside (0, T] and for a bad λ.
+    """
+    _check_lam(lam)
+    check_time(t, model.schedule)
+    sde, t = model.schedule.noise_process, torch.as_tensor(t).to(x)
+    fields = between if isinstance(between, Between) else Between(model, between)
+    forward = sde.linear(t) * x + sde.gain(t) * fields.drift(x, t)
+    return forward - 0.5 * (1 + lam**2) * sde.g(t).square() * fields.score(x, t)
 
 
 @torch.no_grad()
@@ -65,6 +82,7 @@ def sample_family(
     shape: tuple[int, ...] | None = None,
     noise: Tensor | None = None,
     last_noise: bool = False,
+    between: How | None = None,
 ) -> Trajectory:
     """Carry n particles from N(0, I) to data along the λ family, in fine steps.
 
@@ -75,7 +93,8 @@ def sample_family(
         x = [x' − h f(x', t') + (λ² s² + (1 − λ²) σ'(σ' − kσ)) s(x', t')]/k + λ s z
 
     lam: λ ≥ 0; 0 is the probability flow, without noise. noise: (n, *shape), where to start; by
-    default it is drawn. last_noise: whether the last substep adds noise.
+    default it is drawn. last_noise: whether the last substep adds noise. between: how f and s are
+    known between the grid's times, see `Between`.
     Returns a Trajectory at the schedule's N + 1 times. Raises ValueError for a bad λ or substeps.
     """
     _check_model(model)
@@ -86,6 +105,7 @@ def sample_family(
     check_shape(shape)
     like = model.log_b_ratio if noise is None else noise
     generator = generator_for(seed, like.device)
+    fields = Between(model, between)
 
     def draw() -> Tensor:
         return torch.randn((n, *shape), generator=generator, dtype=like.dtype, device=like.device)
@@ -108,7 +128,7 @@ def sample_family(
         std = lam * variance.sqrt()
         for j in reversed(range(substeps)):
             t = times[j + 1].to(x)
-            drift, score = model.drift_at(x, t), model.score_at(x, t)
+            drift, score = fields.drift(x, t), fields.score(x, t)
             x = (x - float(h[j]) * drift + float(pull[j]) * score) / float(k[j])
             if lam > 0 and (i > 0 or j > 0 or last_noise):
                 x = x + float(std[j]) * draw()
@@ -117,7 +137,12 @@ def sample_family(
 
 
 def fokker_planck_residual(
-    model: DiffFlow, log_density: Field, x: Tensor, t: float, lam: float = 0.0
+    model: DiffFlow,
+    log_density: Field,
+    x: Tensor,
+    t: float,
+    lam: float = 0.0,
+    between: How | None = None,
 ) -> Tensor:
     """How far p_t is from being the marginal of the λ family: 0 where it is, in 1/time.
 
@@ -126,12 +151,15 @@ def fokker_planck_residual(
         ∂_t log p + ∇·V + V·∇log p + ½ λ² g² (Δ log p + ‖∇log p‖²) = 0.
 
     log_density: (x (B, *shape), t 0-d) -> (B,), log p_t(x), differentiable in both. x: (B, *shape);
-    t: in (0, T]. Returns the left-hand side, (B,).
+    t: in (0, T]. between: how f and s are known between the grid's times, see `Between`.
+    Returns the left-hand side, (B,). Raises ValueError for another t and for a bad λ.
     """
     _check_model(model)
     _check_lam(lam)
     check_particles(x)
+    check_time(t, model.schedule)
     time = torch.as_tensor(t).to(x)
+    fields = Between(model, between)
 
     def slope(y: Tensor, t: Tensor) -> Tensor:
         if not y.requires_grad:
@@ -141,7 +169,7 @@ def fokker_planck_residual(
     g = model.schedule.noise_process.g(time)
     rate = _rate(log_density, x, time)
     with torch.no_grad():
-        drift, spread, _ = divergence(lambda y, t: family_drift(model, y, t, lam), x, time)
+        drift, spread, _ = divergence(lambda y, t: family_drift(model, y, t, lam, fields), x, time)
         score, laplacian, _ = divergence(slope, x, time)
     advection = (drift * score).flatten(1).sum(1)
     diffusion = laplacian + score.square().flatten(1).sum(1)
@@ -172,9 +200,9 @@ class _Velocity(nn.Module):
     In t it may be singular at the data: g²/σ grows like 1/√t where g(0) > 0. In u it is smooth.
     """
 
-    def __init__(self, model: DiffFlow, start: float) -> None:
+    def __init__(self, model: DiffFlow, start: float, fields: Between) -> None:
         super().__init__()
-        self.model, self.start = model, start
+        self.model, self.start, self.fields = model, start, fields
         self.T = float(model.schedule.times[-1])
 
     def time(self, u: Tensor) -> Tensor:
@@ -183,7 +211,7 @@ class _Velocity(nn.Module):
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         t = self.time(u).clamp(SMALLEST * self.T, self.T)
-        return 2 * (self.T - self.start) * u * family_drift(self.model, x, t)
+        return 2 * (self.T - self.start) * u * family_drift(self.model, x, t, between=self.fields)
 
 
 class ProbabilityFlow(CNF):
@@ -192,10 +220,13 @@ class ProbabilityFlow(CNF):
     model: held, not copied; its networks may even be trained by this likelihood.
     start: t_0, where the flow stops on the side of the data. A score −ε/σ has no value at t = 0,
         but the flow has: −½ g² s = ½ g² ε/σ, integrated in √t, is finite there. So t_0 = 0 by
-        default. Only a network that predicts x_0 has an ε = (x − α x_0)/σ that does not settle:
-        there t_0 is a tenth of the first grid time. To stop at t_0 > 0 is to take the density of
-        data blurred by σ(t_0). Where the data is a Gaussian of width w, that costs ½[log(1 + ρ²) +
-        1/(1 + ρ²) − 1] nats a dimension, ρ = σ(t_0)/w: 2.5e-5 at ρ = .1, .0018 at .3, .097 at 1.
+        default. Only a network that predicts x_0, where it is asked near t = 0, has an
+        ε = (x − α x_0)/σ that does not settle: there t_0 is a tenth of the first grid time. To
+        stop at t_0 > 0 is to take the density of data blurred by σ(t_0). Where the data is a
+        Gaussian of width w, that costs ½[log(1 + ρ²) + 1/(1 + ρ²) − 1] nats a dimension,
+        ρ = σ(t_0)/w: 2.5e-5 at ρ = .1, .0018 at .3, .097 at 1.
+    between: "interpolate" asks the networks at the grid's times alone, where they were trained,
+        and interpolates; "ask" asks them at any t; by default what suits the model, see `Between`.
     trace, probe, probes, solver, gradient: as for `CNF`. The default tolerance is 1e-4, the error
         of log p then far below what a learned score brings.
 
@@ -216,16 +247,18 @@ class ProbabilityFlow(CNF):
         probes: int = 1,
         solver: Solver | None = None,
         gradient: Literal["direct", "adjoint"] | None = None,
+        between: How | None = None,
     ) -> None:
         _check_model(model)
+        fields = Between(model, between)
         if start is None:
-            predicts_data = isinstance(model.score, DataPrediction)
+            predicts_data = isinstance(model.score, DataPrediction) and fields.how == "ask"
             start = float(model.schedule.times[1]) / 10 if predicts_data else 0.0
         horizon = float(model.schedule.times[-1])
         if not (isinstance(start, Real) and 0 <= start < horizon):
             raise ValueError(f"start must be a time in [0, T) = [0, {horizon:g}), got {start!r}")
         super().__init__(
-            _Velocity(model, float(start)),
+            _Velocity(model, float(start), fields),
             T=1.0,
             trace=trace,
             probe=probe,
@@ -254,6 +287,12 @@ class ProbabilityFlow(CNF):
         u = ((times - start) / (horizon - start)).clamp(0, 1).sqrt()
         u[0], u[-1] = 0.0, 1.0
         return u
+
+    def _kinks(self) -> Tensor | None:
+        fields, start, horizon = self.drift.fields, self.drift.start, self.drift.T
+        if fields.how == "ask" or len(fields.times) > MANY:
+            return None
+        return ((fields.times - start) / (horizon - start)).clamp(0, 1).sqrt()
 
     def _carry(self, x: Tensor, times: Tensor) -> Trajectory:
         path = super()._carry(x, times)

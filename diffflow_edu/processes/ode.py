@@ -15,16 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import Field
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_positive, check_whole
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED_STEP = ("rk4", "midpoint", "euler")
@@ -61,10 +60,7 @@ class Solver:
         if self.method not in ADAPTIVE + FIXED_STEP:
             known = ", ".join(ADAPTIVE + FIXED_STEP)
             raise ValueError(f"method must be one of {known}, got {self.method!r}")
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        check_positive(rtol=self.rtol, atol=self.atol)
         check_whole("max_evaluations", self.max_evaluations)
         if self.adaptive and self.steps is not None:
             raise ValueError(
@@ -201,7 +197,8 @@ def integrate(
     probes: Tensor | None = None,
     penalties: bool = False,
     gradient: Literal["direct", "adjoint"] = "direct",
-    parameters: Sequence[Tensor] = (),
+    parameters: Sequence[Tensor] | None = None,
+    kinks: Tensor | None = None,
 ) -> Solution:
     """Follow dx/dt = field(x, t) from x at times[0] through all the other times.
 
@@ -211,8 +208,11 @@ def integrate(
         the exact trace.
     penalties: also integrate ‖f‖² and ‖∂f/∂x‖²_F (RNODE, Finlay et al. 2020).
     gradient: "direct" goes through the solver's own steps and keeps them all; "adjoint" keeps the
-        ends and solves a second ODE backwards, right to the tolerance. The latter needs the
-        parameters that should get a gradient.
+        ends and solves a second ODE backwards, right to the tolerance.
+    parameters: of the field, those that get a gradient from "adjoint", () for none. By default
+        all of a module; a plain function is asked at times[0] what it depends on.
+    kinks: (n,), times at which the field has a bend in t. An adaptive solver then ends a step
+        there: across a bend it cannot tell how large its error is.
 
     Raises ValueError for times that do not go one way, SolverError where an adaptive solver gives
     up, with the tolerance, the time and the step it had reached, and what to try.
@@ -230,13 +230,19 @@ def integrate(
     dynamics = _Dynamics(field, times, solver, with_divergence, probes, penalties, x.dtype)
     state = (x, *(x.new_zeros(len(x)) for _ in range(dynamics.integrals)))
     # Without step_t an adaptive solver steps beyond the end, and interpolates.
-    there = {"step_t": times[-1:]} if solver.adaptive else {"grid_constructor": dynamics.grid}
-    back = {"step_t": times[:1]} if solver.adaptive else there
+    inner = times[:0] if kinks is None else kinks.detach().to(times).flatten().unique()
+    inner = inner[(inner > times.min()) & (inner < times.max())]
+    there = {"grid_constructor": dynamics.grid}
+    back = there
+    if solver.adaptive:
+        there = {"step_t": torch.cat([inner, times[-1:]])}
+        back = {"step_t": torch.cat([inner, times[:1]])}
     numbers = {"rtol": solver.rtol, "atol": solver.atol}
     numbers |= {"method": solver.method, "options": there}
     if gradient == "adjoint" and torch.is_grad_enabled():
-        learned = {"adjoint_params": tuple(parameters), "adjoint_options": back}
-        found = odeint_adjoint(dynamics, state, times, **learned, **numbers)
+        parameters = learned(field, x, times[0]) if parameters is None else parameters
+        options = {"adjoint_params": tuple(parameters), "adjoint_options": back}
+        found = odeint_adjoint(dynamics, state, times, **options, **numbers)
     else:
         found = odeint(dynamics, state, times, **numbers)
     states, *integrals = found
@@ -249,6 +255,14 @@ def integrate(
         jacobian=integrals[-1][-1] if penalties else None,
         evaluations=evaluations,
     )
+
+
+def learned(field: Field, x: Tensor, t: Tensor) -> list[Tensor]:
+    """What a field learns: its parameters; a plain function is asked what it depends on."""
+    if isinstance(field, nn.Module):
+        return [p for p in field.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        return leaves(field(x.detach(), t))
 
 
 class _Dynamics:

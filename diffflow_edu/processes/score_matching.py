@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from diffflow_edu.processes.base import Field, check_particles
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_positive, check_whole
 from diffflow_edu.toy.blurred import blurred_log_prob
 from diffflow_edu.toy.density import Density
 
@@ -83,7 +82,7 @@ def smoothed_score(density: Density | Tensor, x: Tensor, sigma: float) -> Tensor
     tensor([[-0.2500,  0.5000]])
     """
     check_particles(x)
-    check_positive("sigma", sigma)
+    check_positive(sigma=sigma)
     if isinstance(density, Density):
         return exact_score(lambda y: blurred_log_prob(density, y, sigma), x)
     check_particles(density, "density")
@@ -160,7 +159,7 @@ def denoising_score_matching(
     (B,). Raises ValueError for sigma ≤ 0.
     """
     check_particles(x)
-    check_positive("sigma", sigma)
+    check_positive(sigma=sigma)
     epsilon = torch.randn_like(x) if noise is None else noise
     if not isinstance(epsilon, Tensor) or epsilon.shape != x.shape:
         got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
@@ -178,13 +177,6 @@ def score_at(score: Field, x: Tensor, t: float | Tensor) -> Tensor:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"score must return a tensor like x, {tuple(x.shape)}, got {got}")
     return value
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError that names the argument unless value is a positive, finite number."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not (real and value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def _gradient(value: Tensor, x: Tensor) -> Tensor:
