@@ -1,6 +1,6 @@
 """Time grids: fixed or flexible, few steps first or many at once, the last step noisy or not.
 
-    python -m benchmarks.grids                   # all runs; 3 CPU-minutes, resumable
+    python -m benchmarks.grids                   # all runs; 5 CPU-minutes, resumable
     python -m benchmarks.grids --only last_step  # one part: grids, progressive or last_step
     python -m benchmarks.grids --assemble        # results/grids.json from the runs there are
 
@@ -50,7 +50,7 @@ SIDES = ("fixed", "flexible")
 OTHER_STEPS = (5, 10, 15, 20, 30, 60)  # the grids on which both sides are measured
 
 STAGES = {"start": (30,), "progressive": (5, 10, 20, 30)}
-BUDGETS = (2, 4, 8)
+BUDGETS = (2, 4, 8, 16)
 CURVE_POINTS, CURVE_PARTICLES = 12, 2000
 
 KINDS, ZOO_SET, ZOO_STEPS = ("ddpm", "diffflow"), "olympic_rings", (5, 10, 30)

@@ -48,7 +48,7 @@ def test_every_stage_costs_the_same_share_of_the_same_budget():
 
 def test_seed_zero_of_everything_comes_first():
     names = benchmark.run_names(benchmark.PARTS, range(3))
-    assert len(names) == len(set(names)) == 3 * (2 + 2 * 3 + 2 * 3)
+    assert len(names) == len(set(names)) == 3 * (2 + 2 * 4 + 2 * 3)
     assert [name[-1] for name in names] == sorted(name[-1] for name in names)
 
 
