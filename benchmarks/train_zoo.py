@@ -8,6 +8,13 @@ Each model trains on one CPU thread from seed 0. DiffFlow and DDPM get about the
 width 128, or one of width 192. The flows and NCSN are of about that size too, and train somewhat
 shorter; `benchmarks/toy.py` compares all of them at equal cost. Every file's card holds the recipe,
 command, commit, machine and measurements; `python benchmarks/train_zoo.py --table` prints them all.
+
+The two DiffFlows of `FINISHED` get a second stage, for the sake of the density of their ODE: their
+fine waves are faded (`MLP`, smooth), and the score goes on learning, by the fixed-drift diffusion
+inside, from four times the particles a step and down to a rate of zero. `--finish` runs it alone on
+the weights at hand:
+
+    python benchmarks/train_zoo.py --finish diffflow/checkerboard/30
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from typing import Any
 
 import torch
 
-from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
+from diffflow_edu import DDPM, DiffFlow, fit, metrics, toy, zoo
 
 DENSITIES = ("olympic_rings", "four_rings", "rotated_gaussian", "checkerboard")
 STEPS = (5, 10, 30)
@@ -37,6 +44,7 @@ OTHERS = [
     for kind, steps in (("coupling", 8), ("cnf", 30), ("ncsn", 30))
 ]
 EVERYTHING = CHAINS + OTHERS
+FINISHED = ("diffflow/checkerboard/30", "diffflow/eight_gaussians/30")
 SEED = 0
 
 
@@ -73,7 +81,7 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
         training = {
             name: value if name == "batch_size" else value // 3 for name, value in training.items()
         }
-    return {
+    plan = {
         "kind": kind,
         "density": density.name,
         "schedule": schedule,
@@ -81,6 +89,10 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
         "learn_backward_std": kind == "diffflow" and steps == 30,
         "training": {**training, "lr": 5e-3, "seed": SEED},
     }
+    if f"{kind}/{density.name}/{steps}" in FINISHED:
+        finish = {"steps": 1200, "batch_size": 2000, "lr": 2e-3, "seed": SEED + 1}
+        plan |= {"smooth": True, "finish": finish}
+    return plan
 
 
 def coupling(layers: int, width: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -115,28 +127,51 @@ def data_width(density: toy.Density) -> float:
     return density.width / density.scale if density.width else 0.01
 
 
-def train(name: str, commit: str) -> dict[str, Any]:
-    """Train one model, measure it, and write it into the package. Returns its card."""
+def train(name: str, commit: str, finish_only: bool = False) -> dict[str, Any]:
+    """Train one model, measure it, and write it into the package. Returns its card.
+
+    finish_only: take the weights at hand for those of the first stage; their card is kept as
+    "begun", less its recipe and metrics.
+    """
     torch.set_num_threads(1)
     kind, density_name, steps = name.split("/")
     density = toy.load(density_name)
     plan = recipe(kind, density, int(steps))
-    torch.manual_seed(SEED)
-    model = zoo.build(plan)
-    began = time.process_time()
-    fit(model, density, **plan["training"])
-    seconds = time.process_time() - began
+    begun = {}
+    if finish_only:
+        model = zoo.pretrained(kind, density_name, int(steps))
+        if "finish" in model.card["recipe"]:
+            raise SystemExit(f"{name} is finished: train it anew, without --finish")
+        kept = ("command", "commit", "machine", "seconds")
+        begun = {"begun": {what: model.card[what] for what in kept}}
+        seconds = model.card["seconds"]
+    else:
+        torch.manual_seed(SEED)
+        model = zoo.build({**plan, "smooth": False} if "schedule" in plan else plan)
+        began = time.process_time()
+        fit(model, density, **plan["training"])
+        seconds = time.process_time() - began
+    if "finish" in plan:
+        first, model = model, zoo.build(plan)
+        model.load_state_dict(first.state_dict())
+        began = time.process_time()
+        # The drift it learned moves no particle by more than .001 a step: the score is that of
+        # the fixed drift.
+        fit(DDPM.of(model), density, **plan["finish"])
+        model.eval()
+        seconds += time.process_time() - began
     if isinstance(model, DiffFlow) and model.schedule.steps < 100:  # b = s is good enough there
         model.calibrate(density.sample(50_000, seed=SEED + 1))
     measured = metrics.evaluate(model, density, n=10_000, seed=SEED)
     card = {
         "recipe": plan,
-        "command": f"python benchmarks/train_zoo.py {name}",
+        "command": f"python benchmarks/train_zoo.py {'--finish ' if finish_only else ''}{name}",
         "commit": commit,
         "machine": machine(),
         "seconds": round(seconds, 1),
         "clock": "CPU",
         "parameters": sum(p.numel() for p in model.parameters()),
+        **begun,
         # JSON has no NaN: what a model does not have, such as NCSN a bound, is null.
         "metrics": {k: v if math.isfinite(v) else None for k, v in measured.items()},
     }
@@ -177,6 +212,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="such as diffflow/olympic_rings/10")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--commit", help="the commit of this code, where git is not at hand")
+    parser.add_argument("--finish", action="store_true", help="only the second stage, one model")
     parser.add_argument("--table", action="store_true", help="print the cards and train nothing")
     options = parser.parse_args()
     for name in options.names:
@@ -191,8 +227,10 @@ def main() -> None:
             )
         return
     commit = options.commit or current_commit()
+    if options.finish and (len(names) != 1 or names[0] not in FINISHED):
+        parser.error(f"--finish needs one of {', '.join(FINISHED)}")
     if len(names) == 1:
-        print(row(names[0], train(names[0], commit)), flush=True)
+        print(row(names[0], train(names[0], commit, options.finish)), flush=True)
         return
     waiting, running = list(names), []
     environment = {**os.environ, "DIFFFLOW_EDU_PROGRESS": "0"}

@@ -57,8 +57,8 @@ def names() -> list[str]:
 def build(recipe: dict[str, Any]) -> Process:
     """An untrained model from its recipe: kind, and the arguments of its constructor.
 
-    The chains have "schedule" (constructor and arguments) and "learn_backward_std", and "hidden",
-    or for images "size" and "shape"; the others have "model", a dict.
+    The chains have "schedule" (constructor and arguments) and "learn_backward_std", "hidden" and
+    perhaps "smooth", or for images "size" and "shape"; the others have "model", a dict.
     """
     make = KINDS[recipe["kind"]]
     if "model" in recipe:
@@ -68,7 +68,12 @@ def build(recipe: dict[str, Any]) -> Process:
     if "size" in recipe:
         make = IMAGE_KINDS[recipe["kind"]]
         return make(schedule, tuple(recipe["shape"]), recipe["size"], recipe["learn_backward_std"])
-    return make(schedule, hidden=recipe["hidden"], learn_backward_std=recipe["learn_backward_std"])
+    return make(
+        schedule,
+        hidden=recipe["hidden"],
+        learn_backward_std=recipe["learn_backward_std"],
+        smooth=recipe.get("smooth", False),
+    )
 
 
 def pretrained(kind: str, density: str, steps: int | None = None) -> Process:

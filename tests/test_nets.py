@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffflow_edu import Schedule
+from diffflow_edu import DDPM, DiffFlow, Schedule
 from diffflow_edu.nets import MLP, NoisePrediction, ResidualMLP
 
 
@@ -88,3 +88,46 @@ def test_the_time_turns_the_magnifications_of_the_residual_net():
     before = net(x, t)
     net.gain.weight.data.fill_(0.1)
     assert not torch.allclose(net(x, t), before, atol=1e-3)
+
+
+def test_in_much_noise_a_smooth_net_has_no_fine_detail_and_in_little_it_has_it_all():
+    """Its waves are faded by what noise of half the width leaves of them: by hand, at every t."""
+    torch.manual_seed(0)
+    noise = Schedule.log_snr(30, r_min=1e-4).noise_process
+    plain, smooth = MLP(), MLP(smooth=noise)
+    smooth.load_state_dict(plain.state_dict())
+    x, times = torch.randn(4, 2), torch.tensor([0.0, 0.4, 0.7, 1.0])
+    assert torch.equal(smooth(x, times[0]), plain(x, times[0]))  # σ = 0
+
+    def first_layer(net, t):
+        seen = []
+        with net.layers[0].register_forward_hook(
+            lambda module, inputs, out: seen.append(inputs[0])
+        ):
+            net(x, t)
+        return seen[0]
+
+    for t in times:
+        ratio = (first_layer(smooth, t) / first_layer(plain, t))[:, 2:].unflatten(1, (2, 2, 6))
+        left = torch.exp(-0.5 * (0.5 * 2.0 ** torch.arange(6) * noise.sigma(t)).square())
+        assert torch.allclose(ratio, left.expand_as(ratio), atol=1e-5)
+    assert left[5] < 1e-20 and left[0] > 0.88
+    # A time a row, as DDPM's loss asks.
+    rows = smooth(x[:, None], times[:, None])
+    for i, t in enumerate(times):
+        assert torch.allclose(rows[i], smooth(x[i : i + 1], t), atol=1e-5)
+
+
+def test_what_cannot_smooth_a_net_is_named():
+    with pytest.raises(ValueError, match="smooth must be a NoiseProcess, got True"):
+        MLP(smooth=True)
+
+
+@pytest.mark.parametrize("kind", [DiffFlow, DDPM])
+def test_the_networks_of_a_smooth_model_are_smooth(kind):
+    schedule = Schedule.log_snr(4)
+    nets = [m for m in kind.mlp(schedule, hidden=8, smooth=True).modules() if isinstance(m, MLP)]
+    assert nets and all(net.smooth is schedule.noise_process for net in nets)
+    assert all(
+        net.smooth is None for net in kind.mlp(schedule, hidden=8).modules() if isinstance(net, MLP)
+    )

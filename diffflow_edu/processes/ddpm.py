@@ -119,10 +119,15 @@ class DDPM(DiffFlow):
         hidden: int = 128,
         learn_backward_std: bool = False,
         prediction: Literal["noise", "x0", "v"] = "noise",
+        smooth: bool = False,
     ) -> DDPM:
-        """The model of this course for points in ℝ^dim: one MLP; `prediction` is what it says."""
+        """The model of this course for points in ℝ^dim: one MLP; `prediction` is what it says.
+
+        smooth: it has no detail much finer than the noise at its t, see `MLP`.
+        """
         check_schedule(schedule)
-        net = MLP(dim, hidden, horizon=float(schedule.times[-1]))
+        blur = schedule.noise_process if smooth else None
+        net = MLP(dim, hidden, horizon=float(schedule.times[-1]), smooth=blur)
         model = cls(net, schedule, prediction, learn_backward_std)
         model.shape = (dim,)
         return model

@@ -76,13 +76,22 @@ class DiffFlow(Process):
 
     @classmethod
     def mlp(
-        cls, schedule: Schedule, dim: int = 2, hidden: int = 128, learn_backward_std: bool = False
+        cls,
+        schedule: Schedule,
+        dim: int = 2,
+        hidden: int = 128,
+        learn_backward_std: bool = False,
+        smooth: bool = False,
     ) -> DiffFlow:
-        """The model of this course for points in ℝ^dim: two MLPs; the drift starts at zero."""
+        """The model of this course for points in ℝ^dim: two MLPs; the drift starts at zero.
+
+        smooth: neither has detail much finer than the noise at its t, see `MLP`.
+        """
         check_schedule(schedule)
-        horizon = float(schedule.times[-1])
-        drift = MLP(dim, hidden, zero_init=True, horizon=horizon)
-        score = NoisePrediction(MLP(dim, hidden, horizon=horizon), schedule.noise_process)
+        options = {"horizon": float(schedule.times[-1])}
+        options["smooth"] = schedule.noise_process if smooth else None
+        drift = MLP(dim, hidden, zero_init=True, **options)
+        score = NoisePrediction(MLP(dim, hidden, **options), schedule.noise_process)
         model = cls(drift, score, schedule, learn_backward_std)
         model.shape = (dim,)
         return model
