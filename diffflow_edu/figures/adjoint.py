@@ -137,7 +137,7 @@ class CurvePanel:
     """One panel of `curve_panels`.
 
     curves: per name its x (n,) and its values, (n,) or one row a seed, (S, n). log: which axes are
-    logarithmic, "x", "y", "xy" or "".
+    logarithmic, "x", "y", "xy" or "". markers: whether every value has a mark. ylim: what is shown.
     """
 
     xlabel: str
@@ -146,6 +146,7 @@ class CurvePanel:
     title: str = ""
     log: str = ""
     markers: bool = True
+    ylim: tuple[float, float] | None = None
 
 
 def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figure:
@@ -186,6 +187,8 @@ def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figu
                 axes.plot(x, rows.mean(0), color=color, marker=marker, label=name)
                 ticks |= set(x.tolist())
             axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+            if panel.ylim is not None:
+                axes.set_ylim(panel.ylim)
             if "y" in panel.log:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
