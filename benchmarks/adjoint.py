@@ -235,6 +235,31 @@ def against_n(rounds: int, threads: int) -> dict[str, Any]:
     }
 
 
+def against_n_table(report: dict[str, Any]) -> str:
+    """For the README: memory and time against N, from results/adjoint.json."""
+    part = report["against_n"]
+    autograd, steps, ours = (part["results"][way] for way in ("autograd", "step by step", "loss"))
+    lines = [
+        "| N | autograd: activations, resident, MiB | Algorithm 2 step by step | `loss` "
+        "| time of `loss` against autograd |",
+        "|---|---|---|---|---|",
+    ]
+    for n in map(str, part["setting"]["steps"]):
+        cells = [
+            f"{row[n]['saved_mebibytes']:.0f}, {row[n]['resident_rise_mebibytes']:.0f}"
+            for row in (autograd, steps, ours)
+        ]
+        ratio = ours[n]["median_seconds"] / autograd[n]["median_seconds"]
+        lines.append(f"| {n} | {' | '.join(cells)} | {ratio:.2f} |")
+    m, setting = part["machine"], part["setting"]
+    lines += [
+        "",
+        f"{setting['particles']} particles, {setting['networks']}, {setting['rounds']} rounds, "
+        f"{m['threads']} thread of {m['processor']}, torch {m['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
 def machine(threads: int) -> dict[str, Any]:
     return {
         "platform": f"{platform.system()} {platform.machine()}",

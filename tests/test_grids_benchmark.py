@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import adjoint
 from benchmarks import grids as benchmark
 from diffflow_edu import DiffFlow, metrics, toy
 
@@ -236,3 +237,19 @@ def test_the_table_for_the_readme_has_a_row_for_every_question(report):
     assert table.count("\n| DDPM |") == table.count("\n| DiffFlow |") == 3
     for cell in (report["grids"]["fixed"]["bound"]["10"], report["progressive"]["start"]["8"]):
         assert f"{cell['mean']:.2f} ± {cell['spread']:.2f}" in table
+
+
+def test_the_adjoint_s_table_against_n_says_what_its_results_say():
+    report = json.loads(adjoint.RESULTS.read_text())
+    table = adjoint.against_n_table(report)
+    row = report["against_n"]["results"]["autograd"]["100"]
+    assert f"| 100 | {row['saved_mebibytes']:.0f}, {row['resident_rise_mebibytes']:.0f} |" in table
+    assert table.count("\n| ") == len(adjoint.MANY_STEPS)
+
+
+def test_the_adjoint_s_memory_hardly_grows_with_n_and_autograd_s_in_proportion():
+    results = json.loads(adjoint.RESULTS.read_text())["against_n"]["results"]
+    kept = {way: [row[n]["saved_mebibytes"] for n in ("5", "100")] for way, row in results.items()}
+    assert kept["autograd"][1] == pytest.approx(20 * kept["autograd"][0], rel=0.05)
+    # What is left to grow is the cached states, two numbers a particle and step.
+    assert kept["loss"][1] - kept["loss"][0] == pytest.approx(95 * 500 * 2 * 4 / 2**20, rel=0.05)
