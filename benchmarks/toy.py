@@ -359,7 +359,7 @@ def evaluations(model: Process, particles: int = 500) -> float:
 # Second pass and assembling ----------------------------------------------------------------------
 
 
-def fill_likelihoods(folder: Path, particles: int, sets: Iterable[str] = SETS) -> None:
+def fill_likelihoods(folder: Path, particles: int, commit: str, sets: Iterable[str] = SETS) -> None:
     """Give the records without a log-likelihood that of the probability flow, where there is one.
 
     It belongs to another density than the chain's (section 7 of the paper), hence is no bound.
@@ -379,7 +379,11 @@ def fill_likelihoods(folder: Path, particles: int, sets: Iterable[str] = SETS) -
             continue
         except SolverError:
             value = math.nan
-        record |= {"log_prob": known(value), "log_prob_by": f"ODE, {particles} points"}
+        record |= {
+            "log_prob": known(value),
+            "log_prob_by": f"ODE, {particles} points",
+            "log_prob_commit": commit,
+        }
         write_json(path, record)
         print(path.stem, record["log_prob"], flush=True)
 
@@ -510,7 +514,7 @@ def main() -> None:
         train(options.one, folder, options.seconds, commit)
         return
     if options.likelihoods:
-        fill_likelihoods(folder, ODE_PARTICLES, options.sets)
+        fill_likelihoods(folder, ODE_PARTICLES, commit, options.sets)
         return
     if options.assemble:
         write_json(RESULTS, assemble(folder, options.seconds))

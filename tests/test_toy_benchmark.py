@@ -180,7 +180,7 @@ def test_log_likelihoods_are_filled_in_only_where_they_are_missing_and_can_be_ha
     exact = json.loads(paths["coupling-8"].read_text())
     assert exact["log_prob"] == -exact["bound"] and exact["log_prob_by"] == "exact"
     benchmark.write_json(paths["coupling-8"], exact | {"log_prob": None, "log_prob_by": None})
-    benchmark.fill_likelihoods(small, particles=100)
+    benchmark.fill_likelihoods(small, particles=100, commit="abc")
     filled = json.loads(paths["coupling-8"].read_text())
     assert filled["log_prob"] == pytest.approx(exact["log_prob"], abs=1e-6)
     assert filled["log_prob_by"] == "ODE, 100 points"
