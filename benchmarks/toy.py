@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 from benchmarks.train_zoo import current_commit, data_width, machine
-from diffflow_edu import CNF, DDPM, DiffFlow, fit, metrics, toy, zoo
+from diffflow_edu import CNF, DDPM, DiffFlow, Schedule, fit, metrics, toy, zoo
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.ode import SolverError
 from diffflow_edu.training import NonFiniteLoss
@@ -370,6 +370,8 @@ def fill_likelihoods(folder: Path, particles: int, commit: str, sets: Iterable[s
         if record["log_prob_by"] is not None or record["set"] not in sets:
             continue
         model = zoo.load(path.with_suffix(".safetensors"))
+        if record["machine"].endswith(f"-at-{RESPACED}"):
+            model.taught = Schedule.linear_beta(steps=1000).times  # where its net was trained
         density = toy.load(record["set"])
         data = density.sample(particles, seed=record["seed"] + metrics.DATA_SEED)
         try:
