@@ -30,7 +30,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +302,9 @@ def flexible_grid(report: dict[str, Any]) -> Claim:
         when = f"lower, N = {n} as trained" if n == trained else "lower, on grids of other N"
         cases.append(gap_between(when, f"N = {n}", found, flexible["bound"][n], "nats"))
     jumps = (fixed["loss_jump"], flexible["loss_jump"])
-    cases.append(gap_between("more stable", "jump of the loss", *jumps, "nats"))
+    # From batch to batch the loss jumps by hundredths of a nat: a tenth less is less.
+    steadier = gap_between("more stable from batch to batch", "jump of the loss", *jumps, "nats")
+    cases.append(replace(steadier, margin=0.1 * fixed["loss_jump"]["mean"]))
     return Claim(
         "flexible grid",
         "The flexible grid L̂_β gives a lower and more stable bound than L_β.",
