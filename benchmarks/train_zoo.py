@@ -90,8 +90,7 @@ def recipe(kind: str, density: toy.Density, steps: int) -> dict[str, Any]:
         "training": {**training, "lr": 5e-3, "seed": SEED},
     }
     if f"{kind}/{density.name}/{steps}" in FINISHED:
-        more = 3000 if density.name == "eight_gaussians" else 1200
-        finish = {"steps": more, "batch_size": 2000, "lr": 2e-3, "seed": SEED + 1}
+        finish = {"steps": 1200, "batch_size": 2000, "lr": 2e-3, "seed": SEED + 1}
         plan |= {"smooth": True, "finish": finish}
     return plan
 
