@@ -260,7 +260,7 @@ with figures.style():
         axes.set(xlabel="λ (0: the ODE, 1: the backward SDE)", ylabel=label)
         axes.set_ylim(bottom=0)
     panels[1].axhline(floor, color="0.5", lw=1, ls="--", zorder=0)
-    panels[1].text(3, 0.9 * floor, "data against data", ha="right", va="top", color="0.4")
+    panels[1].text(3, 0.75 * floor, "data against data", ha="right", va="top", color="0.4")
     panels[0].legend(fontsize=10)
     figure.suptitle("With a learned score, noise repairs what the ODE leaves wrong")
 plt.show()
@@ -587,7 +587,7 @@ plt.show()
 # - The **path bound** is what training minimises and what notebooks 00 to 04 print. It bounds −log p of the
 #   *chain*, with its thirty noisy steps, from above.
 # - The **importance-weighted bound** bounds the same number more tightly. At $K = 64$ it is still a bound: the
-#   curves have not levelled out.
+#   curves have not quite levelled out.
 # - The **chain's** own −log p lies below all of the curve, and above the dashed line, since no density beats the
 #   data's own on average.
 # - The **ODE's** −log p is the density of *another* process, that of λ = 0. It is exact, up to the solver, and it
