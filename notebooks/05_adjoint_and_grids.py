@@ -23,11 +23,11 @@
 # - Why plain backpropagation needs **memory in proportion to $N$**, measured.
 # - **Algorithm 2** of the paper, derived in two lines and read beside the code, and that its gradient is
 #   autograd's to twelve digits.
-# - How **one network call can serve twice**, and what that makes of the bill: 7, 8, 9 or 12 calls a step.
+# - How **one network call can serve twice**, and what that makes of the bill: 7, 8, 9 or 12 units a step.
 # - **Time grids**: the fixed one, the flexible one, few steps first and many later; what each buys, and what not.
 # - What the **last step without noise** does to a thin ring.
 #
-# **Time and memory:** about 30 s and 700 MB on two cores, a third of it training.
+# **Time and memory:** about 25 s and 650 MB on two cores, more than half of it training.
 
 # %%
 import inspect
@@ -372,7 +372,8 @@ print(f"every line of the table is in the code: {all(line in source for line in 
 #
 # Look at the table again: its index is $j$ where ours above was $i$. Algorithm 2 goes from *step* to *step*; the library stops at
 # *states*. The reason is thrift. At $x_{i+1}$ the drift is asked twice, by the backward noise of step $i$ and by the forward step
-# $i + 1$, with the same arguments: $f_{i+1}(x_{i+1})$. Stop at $x_{i+1}$, ask once, and send both cotangents back together.
+# $i + 1$, with the same arguments: $f_{i+1}(x_{i+1})$. Stop at $x_{i+1}$, ask once, and send both cotangents back together. (What the
+# code carries from stop to stop is therefore $u$, with the energy's share in it, and not $a$.)
 #
 # Count in units: a forward pass of drift or score is 1, a backward pass 2, since it makes two derivatives, by the inputs
 # and by the weights. Then

@@ -59,7 +59,8 @@ def test_the_same_step_has_the_same_colour_in_every_draw():
 
 def test_curves_show_every_seed_and_their_mean():
     values = [[1.0, 2.0], [3.0, 6.0]]
-    panel = CurvePanel("N", "nats", {"one": ([5, 10], values), "two": ([5, 10], [0.0, 1.0])})
+    curves = {"one": ([5, 10], values), "two": ([5, 10], [0.0, 1.0])}
+    panel = CurvePanel("N", "nats", curves, ylim=(-1.0, 8.0))
     figure = figures.curve_panels([panel], title="found")
     axes = figure.axes[0]
     drawn = [line.get_ydata().tolist() for line in axes.lines]
@@ -67,6 +68,7 @@ def test_curves_show_every_seed_and_their_mean():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
     assert figure.get_suptitle() == "found"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("N", "nats")
+    assert axes.get_ylim() == (-1.0, 8.0)
 
 
 def test_a_name_keeps_its_colour_from_panel_to_panel_and_log_ticks_are_what_was_measured():
