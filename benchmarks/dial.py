@@ -76,7 +76,7 @@ def names() -> list[str]:
     """Every run as "N/budget", the ends of the dial first, so that few runs tell its range."""
     runs = []
     for steps, budgets in BUDGETS.items():
-        for step in (4, 2, 1):
+        for step in (len(budgets) - 1, 2, 1):
             chosen = [f"{steps}/{budget:g}" for budget in budgets[::step]]
             runs += [name for name in chosen if name not in runs]
     return runs
