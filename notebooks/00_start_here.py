@@ -382,9 +382,9 @@ exercises.check_leak(leak)
 # | 02 | [Scores and Langevin](02_scores_and_langevin.ipynb) | where the arrows come from | ready |
 # | 03 | [DDPM and the reverse SDE](03_ddpm.ipynb) | noise as a teacher | ready |
 # | **04** | **[DiffFlow](04_diffflow.ipynb)** | **two SDEs, one loss, derived line by line and trained live** | **ready** |
-# | 05 | The stochastic adjoint and time grids | exact gradients in the memory of one step | to come |
-# | 06 | Three machines, one ring | the claims of the paper as a ledger | to come |
-# | 07 | Likelihood | one model, three numbers | to come |
+# | 05 | [The stochastic adjoint and time grids](05_adjoint_and_grids.ipynb) | exact gradients in the memory of one step | ready |
+# | 06 | [Three machines, one ring](06_three_machines.ipynb) | the noise dial, and the claims of the paper as a ledger | ready |
+# | 07 | [Likelihood](07_likelihood.ipynb) | one model, three numbers | ready |
 # | 08, 09 | MNIST, CIFAR-10 | the same classes on a GPU | to come |
 # | 10 | After DiffFlow | flow matching, bridges, learned diffusion | to come |
 #

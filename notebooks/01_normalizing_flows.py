@@ -649,7 +649,7 @@ plt.show()
 # %% [markdown]
 # Data, and samples of both flows over the data in grey. The CNF's rings are thin and nearly clean, the
 # coupling flow's are smeared. That compares training as much as kinds: after one minute each the two leak
-# alike (31 % and 35 %, `benchmarks/toy.py`). Sliced W2 does not tell them apart: it sees how far mass is
+# alike (39 % and 40 %, `benchmarks/toy.py`, three seeds). Sliced W2 does not tell them apart: it sees how far mass is
 # out of place, not whether a ring is thin. But *both* leave particles where no data is, and for both these are not scattered like
 # dust: they gather where rings cross and in between, in clouds and threads. Why there?
 #

@@ -501,14 +501,14 @@ plt.show()
 # Data, and 2000 samples of each. On thirty linear steps the model draws soft tubes around the rings; on the log-SNR grid it
 # draws lines, after seconds of training.
 #
-# With a minute of processor time for each (`benchmarks/toy.py`, seed 0, one thread of an AMD EPYC) the difference is a
+# With a minute of processor time for each (`benchmarks/toy.py`, means over three seeds, one thread of an AMD EPYC) the difference is a
 # hundredfold:
 #
-# | | calls a sample | gap [nats] | leak | sliced W2 (data: 0.010) |
+# | | calls a sample | gap [nats] | leak | sliced W2 (data: 0.013) |
 # |---|---|---|---|---|
-# | linear β, N = 30 | 30 | 2.36 | 27.7% | 0.031 |
-# | log-SNR, N = 30 | 30 | 0.49 | 0.2% | 0.031 |
-# | linear β, N = 1000 | 1000 | 0.56 | 1.7% | 0.018 |
+# | linear β, N = 30 | 30 | 2.35 | 27.0% | 0.035 |
+# | log-SNR, N = 30 | 30 | 0.49 | 0.2% | 0.040 |
+# | linear β, N = 1000 | 1000 | 0.59 | 2.0% | 0.020 |
 #
 # A thousand linear steps cost 33 times the calls and still leak more, but spread their samples more evenly over the five
 # rings (W2): far out, small steps make smaller errors.

@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from benchmarks import ledger  # noqa: E402
 from diffflow_edu import metrics, pretrained, toy, zoo  # noqa: E402
 from diffflow_edu.figures import film_strip  # noqa: E402
 
@@ -93,6 +94,62 @@ def adjoint_table() -> str:
     return "\n".join(lines)
 
 
+def ledger_table() -> str:
+    """Claim, verdict and numbers, from benchmarks/results/ledger.json."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "ledger.json").read_text())
+    lines = ["| the paper says | verdict here | by condition: mean effect, comparisons for it |"]
+    lines.append("|---|---|---|")
+    for claim in report["claims"]:
+        numbers = "; ".join(ledger.in_words(w, c) for w, c in claim["conditions"].items())
+        verdict = ledger.shown_verdict(claim)
+        lines.append(f"| {claim['says']} | **{verdict}** | {numbers} |")
+    return "\n".join([*lines, "", f"Judged on {report['machine']}."])
+
+
+TABULAR_TITLES = {
+    "gaussian": "full-covariance Gaussian",
+    "coupling": "CouplingFlow",
+    "cnf": "CNF",
+    "ddpm": "DDPM, bound",
+    "diffflow": "DiffFlow, bound",
+}
+
+
+def tabular_table() -> str:
+    """BSDS300 patches from benchmarks/results/tabular.json, and the paper's table below."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "tabular.json").read_text())
+    models = report["sets"]["bsds300_patches"]["models"]
+    lines = [
+        "| BSDS300 patches (regenerated), 63-d | test −log p, nats | ahead of the Gaussian "
+        "| CPU-seconds |",
+        "|---|---|---|---|",
+    ]
+    for name, title in TABULAR_TITLES.items():
+        if name not in models:
+            continue
+        record = models[name]
+        for key, how in (("test", ""), ("test_at_100_steps", " on 100 steps"), ("test_ode", "")):
+            if key not in record:
+                continue
+            m = record[key]
+            what = f"{title.removesuffix(', bound')}, ODE" if key == "test_ode" else title + how
+            at_most = "≤ " if "bound" in what else ""
+            ahead = f"{m['gain']:.1f} ± {m['gain_error']:.1f}" if "gain" in m else "–"
+            seconds = record.get("cpu_seconds", "–") if key == "test" else ""
+            lines.append(
+                f"| {what} | {at_most}{m['nats']:.1f} ± {m['error']:.1f} | {ahead} | {seconds} |"
+            )
+    machine = models["coupling"]["machine"]
+    lines += ["", f"{report['sets']['bsds300_patches']['note'].split(';')[0]}; {machine}, seed 0."]
+    paper = dict(report["paper"])
+    sets = [name.upper() for name in paper.pop("sets")]
+    lines += ["", "| the paper, test −log p, nats | " + " | ".join(sets) + " |"]
+    lines.append("|---|" + "---|" * len(sets))
+    for name, row in paper.items():
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+    return "\n".join(lines)
+
+
 def toy_report() -> dict[str, Any]:
     """benchmarks/results/toy.json."""
     return json.loads((ROOT / "benchmarks" / "results" / "toy.json").read_text())
@@ -155,6 +212,8 @@ def rewritten(readme: str) -> str:
     """The README as it should be."""
     readme = with_table(readme, "zoo", zoo_table())
     readme = with_table(readme, "toy", toy_table(toy_report()))
+    readme = with_table(readme, "ledger", ledger_table())
+    readme = with_table(readme, "tabular", tabular_table())
     return with_table(readme, "adjoint", adjoint_table())
 
 
