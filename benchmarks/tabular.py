@@ -199,6 +199,7 @@ def train(name: str, data: tabular.Tabular, options: argparse.Namespace) -> dict
         cost = cost_of_a_step(trained, z_train, phase.batch_size)
         steps = max(1, int(60 * options.minutes * phase.share / cost))
         looks.every = max(1, int(steps / (options.checks * phase.share)))
+        looks.since = 0  # a phase may have to unlearn first
         start, ended_early = time.process_time(), False
         try:
             fit(
@@ -360,7 +361,14 @@ def main() -> None:
             note += "; BSDS300 patches (regenerated), not the published rows: the paper's BSDS300 "
             note += "numbers stand beside these, not against them"
         entry = {"note": note, "models": {"gaussian": gaussian_record(data)}}
-        for name in options.only or CONTENDERS:
+        names = options.only or list(CONTENDERS)
+        if options.ode_rows:
+            for name in names:
+                if name not in ("ddpm", "diffflow"):
+                    parser.error(f"--ode-rows is for ddpm and diffflow (--only), got {name}")
+                if not weights_of(name, data).exists():
+                    parser.error(f"{weights_of(name, data)} is not there; train {name} first")
+        for name in names:
             if options.ode_rows:
                 record = add_ode(name, data, options)
             else:
