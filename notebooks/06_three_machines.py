@@ -618,7 +618,8 @@ print(f"λ = 1 beats the noisier λ = 1.5:                   {any(larger)}")
 #   two numbers what a picture of the noise suggests.
 # - A flow remembers everything, a diffusion next to nothing. DiffFlow stands where its noise budget
 #   puts it.
-# - The **noise budget** $\int g^2\,dt$ is one dial from flow to diffusion.
+# - The **noise budget** $\int g^2\,dt$ is one dial from flow to diffusion. The best bound and the least
+#   leak lie in between, and nearer to the flow the fewer the steps.
 # - A verdict is a rule applied to numbers with a spread. Write the rule first.
 #
 # ## References
