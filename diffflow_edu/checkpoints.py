@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +72,10 @@ def save(
         "rng": rng,
         "cuda_rng": cuda_rng,
     }
-    torch.save(state, temporary)
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before the name says so
     if path.exists():
         path.replace(previous_of(path))
     temporary.replace(path)
@@ -88,6 +92,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]] | None:
             problem = f"checkpoint {file} cannot be read, it may be truncated ({error})."
             if number == len(files) - 1:
                 raise CheckpointError(f"{problem} {REMEDY}") from error
+            file.replace(file.with_name(file.name + ".bad"))  # not to be kept as the previous one
             warnings.warn(f"{problem} Going on from {files[number + 1]}.", stacklevel=4)
     return None
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from diffflow_edu import images, zoo
-from diffflow_edu.checkpoints import CheckpointError
-from diffflow_edu.download import DataError
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.scale import Config, save_sheet
 from diffflow_edu.scale import train as train_run
@@ -40,9 +38,10 @@ def train(
 ) -> None:
     """Train an image model in a folder, or go on there.
 
-    Ctrl-C, SIGTERM and --minutes stop it between two steps; the same command goes on. At every
-    checkpoint it looks at bits/dim of pictures kept from training and at a sheet of samples
-    (FOLDER/looks.json, FOLDER/samples, TensorBoard logs in FOLDER/logs).
+    Ctrl-C, SIGTERM and --minutes stop it between two steps; the same command goes on. (A second
+    Ctrl-C does not wait for the step.) At every checkpoint it looks at bits/dim of pictures kept
+    from training and at a sheet of samples (FOLDER/looks.json, FOLDER/samples, TensorBoard logs in
+    FOLDER/logs).
 
     Args:
         folder: where the run lives; made if need be.
@@ -80,7 +79,7 @@ def sample(
 def evaluate(
     weights: tyro.conf.Positional[Path],
     steps: tuple[int, ...] = (),
-    n: int = 1000,
+    n: int | None = None,
     ode_n: int = 0,
     fid_n: int = 0,
 ) -> None:
@@ -89,7 +88,7 @@ def evaluate(
     Args:
         weights: a model.safetensors that `train` wrote.
         steps: values of N to run its networks with; by default the one it was trained with.
-        n: test pictures for the bound.
+        n: test pictures for the bound; by default 1000, or all.
         ode_n: test pictures for the probability flow; 0 leaves it out.
         fid_n: samples for FID by the shipped feature net; 0 leaves it out.
     """
@@ -153,10 +152,10 @@ def main() -> None:
             description=__doc__,
             config=(tyro.conf.FlagConversionOff,),
         )
-    except (ValueError, DataError, CheckpointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"diffflow-edu: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        sys.exit("diffflow-edu: interrupted")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def on_grid(model: DiffFlow, steps: int, data: Tensor) -> DiffFlow:
     schedule = Schedule.log_snr(steps, r_min=noise.r_min, r_max=noise.r_max)
     other = DiffFlow(model.drift, model.score, schedule)
     other.shape = model.shape
+    other.taught = model.schedule.times if model.taught is None else model.taught
     other.to(model.log_b_ratio.device).eval()
     other.calibrate(data)
     return other
@@ -52,7 +53,7 @@ def evaluate(
     model: DiffFlow,
     data: images.Images,
     steps: Sequence[int] | None = None,
-    n: int = 1000,
+    n: int | None = None,
     ode_n: int = 0,
     fid_n: int = 0,
     seed: int = 0,
@@ -60,10 +61,12 @@ def evaluate(
 ) -> list[Row]:
     """A `Row` for every N in steps; by default for the model's own, as it is.
 
-    n: test pictures for the bound. ode_n: for the ODE (Hutchinson's trace). fid_n: samples and as
-    many test pictures for FID, which needs a feature net shipped for these images.
+    n: test pictures for the bound, 1000 by default or all. ode_n: for the ODE (Hutchinson's trace).
+    fid_n: samples and as many test pictures for FID, which needs a feature net shipped for these
+    images.
     Raises ValueError where test pictures are too few.
     """
+    n = min(1000, len(data.test)) if n is None else n
     for name, number in (("n", n), ("ode_n", ode_n), ("fid_n", fid_n)):
         check_whole(name, number, least=1 if name == "n" else 0)
         if number > len(data.test):
@@ -90,7 +93,7 @@ def evaluate(
         distance = None
         if net is not None:
             parts = [
-                chain.sample(min(batch, fid_n - i), seed=seed + i, shape=data.shape).start
+                chain.sample(min(batch, fid_n - i), seed=seed + i, shape=data.shape).start.clone()
                 for i in range(0, fid_n, batch)
             ]
             distance = fid.frechet_distance(fid.features(net, torch.cat(parts)), wanted)

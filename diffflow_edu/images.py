@@ -22,6 +22,7 @@ import pickle
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -231,13 +232,7 @@ def read_idx(path: Path) -> np.ndarray:
 def _cifar10() -> Images:
     arrays = find(CIFAR10_ARRAYS)
     if arrays is not None:
-        with np.load(arrays) as file:
-            missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
-            if missing:
-                raise DataError(f"{arrays} lacks {', '.join(sorted(missing))}")
-            x_train, y_train, x_test, y_test = (
-                file[key] for key in ("x_train", "y_train", "x_test", "y_test")
-            )
+        x_train, y_train, x_test, y_test = _cifar10_arrays(arrays)
         pictures = (x.transpose(0, 3, 1, 2) for x in (x_train, x_test))
         train, test = (np.ascontiguousarray(x) for x in pictures)
         return _images("cifar10", train, y_train, test, y_test, arrays.name, flip=True)
@@ -254,6 +249,26 @@ def _cifar10() -> Images:
     train, train_labels = np.concatenate(pictures[:5]), np.concatenate(labels[:5])
     source = "published files"
     return _images("cifar10", train, train_labels, pictures[5], labels[5], source, flip=True)
+
+
+def _cifar10_arrays(path: Path) -> list[np.ndarray]:
+    """x_train, y_train, x_test, y_test of a cifar10.npz. Raises DataError for anything else."""
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path) as file:
+            missing = set(keys) - set(file.files)
+            if missing:
+                raise DataError(f"{path} lacks {', '.join(sorted(missing))}")
+            arrays = [file[key] for key in keys]
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} cannot be read, it may be truncated ({error})") from None
+    for x, y, split in ((*arrays[:2], "train"), (*arrays[2:], "test")):
+        if x.dtype != np.uint8 or x.shape[1:] != (32, 32, 3) or y.size != len(x):
+            raise DataError(
+                f"{path} must hold x_{split} uint8 (n, 32, 32, 3) and y_{split} (n,), got "
+                f"{x.dtype} {x.shape} and {y.shape}"
+            )
+    return [array.reshape(-1) if array.ndim < 4 else array for array in arrays]
 
 
 def _digits() -> Images:

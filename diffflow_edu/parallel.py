@@ -58,6 +58,14 @@ class Processes:
             grad.copy_(mean.view_as(grad))
         return float(flat[-1])
 
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process: all must agree on when to end."""
+        if self.count == 1:
+            return here
+        flag = torch.tensor([float(here)], device=self.accelerator.device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag.item() > 0)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """(count, *shape) on the CPU: that of every process."""
         if self.count == 1:

@@ -31,7 +31,7 @@ from torch import Tensor
 from diffflow_edu import images, zoo
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import Schedule, check_positive, check_whole
 from diffflow_edu.training import fit
 from diffflow_edu.unet import find_size
 
@@ -87,6 +87,13 @@ class Config:
         for steps in self.steps:
             check_whole("steps", steps)
         check_whole("updates", self.updates, least=len(self.steps))
+        for name in ("batch_size", "accumulate"):
+            check_whole(name, getattr(self, name))
+        check_whole("seed", self.seed, least=0)
+        check_positive(lr=self.lr)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema!r}")
+        Schedule.log_snr(self.steps[0], r_min=self.r_min, r_max=self.r_max)  # raises for bad ones
         check_whole("warm_start", self.warm_start, least=0)
         if self.warm_start and self.kind == "ddpm":
             raise ValueError("warm_start is for kind 'diffflow'; a ddpm has no drift to wait for")
@@ -127,11 +134,18 @@ def train(
         raise ValueError(f"minutes must be positive, got {minutes!r}")
     folder = Path(folder)
     data = images.load(config.images)
-    _claim(folder, config)
     if accelerator is None:
         from accelerate import Accelerator
 
         accelerator = Accelerator(mixed_precision=config.precision)
+    if accelerator.mixed_precision != config.precision:
+        raise ValueError(
+            f"precision is {config.precision!r} in the config and "
+            f"{accelerator.mixed_precision!r} in the accelerator"
+        )
+    if accelerator.is_main_process:
+        _claim(folder, config)
+    accelerator.wait_for_everyone()
     data = data.to(accelerator.device)
     held = data.train[-HELD:]
     data = replace(data, train=data.train[:-HELD], train_labels=data.train_labels[:-HELD])
@@ -145,11 +159,12 @@ def train(
             if finished.exists():
                 model = zoo.load(finished)
                 continue
-            torch.manual_seed(config.seed)
-            model = successor(zoo.build(recipe), model)
+            with _seeded(config.seed, accelerator.device):
+                model = successor(zoo.build(recipe), model)
             warm_start = config.warm_start if stage == 0 else 0
             updates = config.updates // len(config.steps)
-            watch = Watch(folder, stage, recipe, data, held, look_every, accelerator)
+            card = {"recipe": recipe, "config": asdict(config)}
+            watch = Watch(folder, stage, card, data, held, look_every, accelerator)
             history = fit(
                 model,
                 data,
@@ -169,12 +184,11 @@ def train(
             )
             if len(history.loss) < warm_start + updates:
                 return None
-            model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
+            with _seeded(config.seed, accelerator.device):
+                model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
             if accelerator.is_main_process:
                 watch.measure(model, warm_start + updates)
-                card = {
-                    "recipe": recipe,
-                    "config": asdict(config),
+                card |= {
                     "looks": watch.looks,
                     "seconds": round(history.seconds[-1], 1),
                     "processes": accelerator.num_processes,
@@ -205,13 +219,13 @@ class Watch:
         self,
         folder: Path,
         stage: int,
-        recipe: dict[str, Any],
+        card: dict[str, Any],
         data: images.Images,
         held: Tensor,
         every: int,
         accelerator: Accelerator,
     ) -> None:
-        self.folder, self.stage, self.recipe, self.every = folder, stage, recipe, every
+        self.folder, self.stage, self.card, self.every = folder, stage, card, every
         self.checkpoint = folder / f"stage-{stage}.pt"
         self.data, self.held, self.device = data, held, accelerator.device
         self.main = accelerator.is_main_process
@@ -230,32 +244,31 @@ class Watch:
         if any(look["step"] == step for look in self.looks):
             return
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            model = zoo.build(self.recipe)
+        with _seeded(0, self.device):
+            model = zoo.build(self.card["recipe"])
             model.load_state_dict(state["average"])
             self.measure(model.to(self.device).eval(), step, state["history"]["loss"])
 
     @torch.no_grad()
     def measure(self, model: Process, step: int, losses: list[float] = ()) -> None:
         """Bits/dim of the pictures kept from training, samples, and the best model so far."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with _seeded(0, self.device):
             x = self.data.dequantise(self.held, seed=0)
             bound = torch.cat([model.bound(part) for part in x.split(250)]).mean()
         bits = float(self.data.bits_per_dim(bound))
-        steps = self.recipe["schedule"][1]["steps"]
+        steps = self.card["recipe"]["schedule"][1]["steps"]
+        self.all = [k for k in self.all if (k["stage"], k["step"]) != (self.stage, step)]
         best = all(bits < look["bits_per_dim"] for look in self.all)
         entry = {"stage": self.stage, "step": step, "N": steps, "bits_per_dim": round(bits, 4)}
         if losses:
             recent = sum(losses[-100:]) / len(losses[-100:])
             entry["training_bits_per_dim"] = round(float(self.data.bits_per_dim(recent)), 4)
+        if best:  # before the look that says so
+            zoo.save_model(self.folder / "best.safetensors", model, self.card | {"look": entry})
         self.all.append(entry)
         temporary = self.file.with_name(self.file.name + ".part")
         temporary.write_text(json.dumps(self.all, indent=1) + "\n")
         temporary.replace(self.file)
-        if best:
-            card = {"recipe": self.recipe, "look": entry}
-            zoo.save_model(self.folder / "best.safetensors", model, card)
         save_sheet(model, self.data.shape, self.folder / "samples" / f"{self.stage}-{step:07d}.png")
         self._log(entry)
 
@@ -320,14 +333,32 @@ def _claim(folder: Path, config: Config) -> None:
 
 
 @contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators seeded, and afterwards as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def _terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that training ends with the step it is in."""
+    """An event that SIGTERM and Ctrl-C set, so that training ends with the step it is in.
+
+    A second Ctrl-C interrupts at once.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals reach the main thread alone
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+
+    def end(number: int, frame: object) -> None:
+        if number == signal.SIGINT and event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

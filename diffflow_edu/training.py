@@ -99,7 +99,7 @@ def fit(
         training goes on from it, bit for bit on the CPU. The one before is kept beside it as
         name.previous, and used where the file itself is truncated.
     callback: called as callback(step, model) after each step, with the live weights; where it
-        returns True, training ends with that step, and the checkpoint is written.
+        returns True, in any process, training ends with that step, and the checkpoint is written.
 
     An interrupt ends training early and leaves the averaged weights, too.
 
@@ -190,7 +190,7 @@ def fit(
                         mean = np.mean(history.loss[-50:])
                         bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
                     bar.update()
-                    ended = callback is not None and callback(step, model) is True
+                    ended = callback is not None and processes.any(callback(step, model) is True)
                     done = step + 1
                     due = done % checkpoint_every == 0 or done == total or ended
                     if checkpoint is not None and due:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffflow_edu.schedules import check_whole
@@ -54,7 +55,8 @@ class UNet(nn.Module):
     x: (..., channels, H, W), H and W at least 2^(levels − 1). t: 0-d, or any shape that broadcasts
     against x without its last axis and is the same for all pixels of an image, such as (n, 1, 1).
 
-    channels: C of an image. size: of `SIZES`, from "tiny", which a CPU trains, to "paper"; or a `Size`.
+    channels: C of an image. size: of `SIZES`, from "tiny", which a CPU trains, to "paper", or your
+    own.
     zero_init: the last layer starts at zero, so the field does. horizon: T, the largest t.
 
     >>> _ = torch.manual_seed(0)
@@ -245,7 +247,9 @@ def cost(net: nn.Module, shape: tuple[int, ...]) -> Cost:
     """
     like = next(net.parameters())
     x = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Of the ways to attend, this one is made of products that the counter knows on any device.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         net(x, torch.ones((), dtype=like.dtype, device=like.device))
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Cost(parameters, counter.get_total_flops())

@@ -193,6 +193,28 @@ def test_cifar10_is_read_from_arrays_channels_last(elsewhere):
     np.testing.assert_array_equal(data.test_labels, labels[15:])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": np.zeros((3, 3, 32, 32), np.uint8)}, r"x_test uint8 \(n, 32, 32, 3\)"),
+        ({"x_train": np.zeros((15, 32, 32, 3))}, "x_train uint8 .*got float64"),
+        ({"y_train": np.zeros(3, np.uint8)}, r"y_train \(n,\)"),
+    ],
+)
+def test_arrays_that_are_not_cifar10s_are_refused(elsewhere, change, message):
+    good = {"x_train": np.zeros((15, 32, 32, 3), np.uint8), "y_train": np.zeros((15, 1), np.uint8)}
+    good |= {"x_test": np.zeros((3, 32, 32, 3), np.uint8), "y_test": np.zeros(3, np.uint8)}
+    np.savez(elsewhere / "cifar10.npz", **good)
+    assert images.load("cifar10").train_labels.shape == (15,)
+    np.savez(elsewhere / "cifar10.npz", **good | change)
+    with pytest.raises(DataError, match=message):
+        images.load("cifar10")
+    whole = (elsewhere / "cifar10.npz").read_bytes()
+    (elsewhere / "cifar10.npz").write_bytes(whole[:-200])
+    with pytest.raises(DataError, match="cannot be read, it may be truncated"):
+        images.load("cifar10")
+
+
 def test_digits_need_no_file_and_no_network(monkeypatch):
     monkeypatch.delenv("DIFFFLOW_EDU_DATA")
     data = images.load("digits")

@@ -129,6 +129,24 @@ def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finish
     assert long.log_b_ratio.tolist() == [0, 0, 0] and short.log_b_ratio.any()
 
 
+def test_ctrl_c_ends_a_run_like_sigterm_and_a_second_one_at_once():
+    from diffflow_edu.scale import _terminated
+
+    with _terminated() as event:
+        signal.raise_signal(signal.SIGINT)
+        assert event.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # as it was before
+
+
+def test_the_best_model_can_be_used_like_the_last(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    run(monkeypatch, "sample", folder / "best.safetensors", "--out", tmp_path / "s.png", "--n", 4)
+    assert (tmp_path / "s.png").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -140,6 +158,10 @@ def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finish
         ({"updates": 0}, "updates must be"),
         ({"kind": "ddpm", "warm_start": 5}, "warm_start is for kind 'diffflow'"),
         ({"precision": "fp16"}, "precision must be 'no' or 'bf16', got 'fp16'"),
+        ({"lr": -1}, "lr must be positive"),
+        ({"ema": 1}, "ema must be at least 0 and below 1"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"r_min": 20.0}, "r_m"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused(changes, message):
@@ -188,6 +210,7 @@ def test_the_same_networks_run_on_other_grids_with_backward_noise_of_their_own(d
     other = on_grid(model, 8, digits.sample(40, seed=1))
     assert other.score is model.score and other.log_b_ratio.any()
     assert other.schedule.noise_process == model.schedule.noise_process
+    assert torch.equal(other.taught, model.schedule.times)  # where an ODE may ask the networks
 
 
 def test_the_ode_of_an_exact_score_has_the_density_of_its_gaussian(digits):

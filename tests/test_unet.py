@@ -79,7 +79,7 @@ def test_what_is_not_such_an_image_is_refused(x, message):
 
 @pytest.mark.parametrize("size", ["huge", 3])
 def test_an_unknown_size_is_refused(size):
-    with pytest.raises(ValueError, match="size must be one of tiny, tiny2, small, paper or a Size, got"):
+    with pytest.raises(ValueError, match="one of tiny, tiny2, small, paper or a Size, got"):
         UNet(1, size)
 
 
@@ -110,6 +110,23 @@ def test_the_cost_of_a_convolution_is_counted_as_by_hand():
     found = cost(One(), (2, 5, 5))
     assert found.parameters == 2 * 3 * 9
     assert found.flops == 2 * (2 * 3 * 9) * 25
+
+
+def test_attention_is_counted_too():
+    from diffflow_edu.unet import Attention
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = Attention(8)
+
+        def forward(self, x, t):
+            return self.attention(x)
+
+    n, width = 25, 8
+    products = 2 * 2 * n * n * width  # q kᵀ, and the weights with v
+    convolutions = 2 * n * width * (3 * width + width)
+    assert cost(One(), (width, 5, 5)).flops == products + convolutions
 
 
 def model_with(steps, dtype):
