@@ -236,7 +236,7 @@ def flows_leak(report: dict[str, Any]) -> Claim:
             cases.append(Case(when, name, effect, 0.0, "share", MARGIN["share"]))
     return Claim(
         "FFJORD leaks",
-        "FFJORD leaks between modes, DiffFlow does not.",
+        "FFJORD leaks more between modes than DiffFlow.",
         "leak of FFJORD minus leak of DiffFlow; four sets at equal CPU time, three with the "
         "shipped weights",
         "toy.json, cards of the weights",

@@ -108,7 +108,7 @@ print(f"and for the adjoint less than 10 % more:        {growth['adjoint'] < 1.1
 # %% [markdown]
 # **Explain.** Autograd's graph has $N$ copies of both networks in it, with everything that they saw. The adjoint, whose turn
 # is next, keeps the states alone, two numbers a particle and step, and one step's activations while it works on that
-# step. Here is the same for larger nets (width 128), a thousand particles, and up to a hundred steps, together with
+# step. Here is the same for larger nets (width 128), five hundred particles, and up to a hundred steps, together with
 # what the operating system says: by how much the resident memory of a fresh process rises over one
 # gradient. ("12 N" is Algorithm 2 step by step, as the paper has it; section 3 tells where the name comes from.)
 
@@ -671,7 +671,7 @@ plt.show()
 
 # %% [markdown]
 # Thin lines are seeds, thick ones their means. Left: the training loss, each side on its own grids. The flexible one is above
-# all the way, a tenth of a nat at first and two hundredths at the end. Right: the bound of the finished nets. The fixed side has its dip at
+# most of the way, by some hundredths of a nat. Right: the bound of the finished nets. The fixed side has its dip at
 # $N = 10$ and gains nothing from more steps; the flexible one falls all the way.
 
 
@@ -800,7 +800,7 @@ for budget in report["setting"]["progressive"]["seconds"]:
 # **Explain.** In the time of one step of training with $N = 30$, five with $N = 5$ fit. The coarse plan, which is most of what there
 # is to learn in seconds, needs no fine steps. Thirty from the start reaches the same bound later, but not 16 times later, which is
 # the saving that the paper reports for images: read off the right panel, it takes not quite twice as long. And these are trainings of
-# seconds: the lead narrows, from .15 nats at 8 seconds to .09 at 16, as the share that a good beginning decides gets smaller.
+# seconds: the lead narrows, from .16 nats at 8 seconds to .09 at 16, as the share that a good beginning decides gets smaller.
 #
 # ## 6. The last step
 #
