@@ -101,7 +101,11 @@ PLANTED = [
     ),
     ("check_importance_weighted", lambda b: -importance_weighted(b), "has the other sign"),
     ("check_importance_weighted", lambda b: -importance_weighted(-b), "must count little"),
-    ("check_importance_weighted", lambda b: b.amin(0), "is no bound"),
+    (
+        "check_importance_weighted",
+        lambda b: b.amin(0),
+        "is no bound: it lies below the importance-weighted bound, and with many paths below",
+    ),
     ("check_importance_weighted", lambda b: importance_weighted(b.T), "not over the particles"),
     ("check_importance_weighted", lambda b: importance_weighted(b).mean(), "keep the B apart"),
     (

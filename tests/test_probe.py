@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diffflow_edu import toy
-from diffflow_edu.player.probe import ProbeMap, cell_centres, probe
+from diffflow_edu.player.probe import ProbeMap, cell_centres, decimals, probe
 
 
 def hill(x):
@@ -35,6 +35,14 @@ def test_the_page_gets_the_densities_at_the_centres_of_the_cells():
     assert centres[0].tolist() == [-0.5, -2.5] and centres[-1].tolist() == [2.5, 0.5]
     assert np.allclose(sent[0], hill(centres).reshape(4, 4), atol=1e-6)
     assert np.array_equal(sent[1, :, 0], np.full(4, -np.inf, np.float32))
+
+
+def test_the_coordinates_of_two_neighbouring_cells_never_read_the_same():
+    for half, cells in ((2.0, 4), (0.1, 32), (0.1, 1000), (3e-5, 7)):
+        shown = decimals(2 * half / cells)
+        assert tiny(view=(1.0, -1.0, half), cells=cells).spec["decimals"] == shown >= 2
+        line = cell_centres((0.0, 0.0, half), cells)[:cells, 0]
+        assert len({f"{x:.{shown}f}" for x in line.tolist()}) == cells
 
 
 def test_values_may_be_given_in_place_of_a_density():
@@ -93,8 +101,18 @@ def test_probes_are_kept_as_numbers_and_the_spec_says_how_to_read():
         (lambda: tiny(cells=0), "cells must be a whole number, 1 or more, got 0"),
         (lambda: tiny(view=(0, 0, 0)), r"view must be \(x, y, half side > 0\)"),
         (lambda: tiny(view=(0, 0)), r"view must be \(x, y, half side > 0\)"),
-        (lambda: tiny(depth=-1), "depth must be positive, got -1"),
-        (lambda: tiny(probes=[(1, 2, 3)]), r"probes must be points \(x, y\), got"),
+        (lambda: tiny(view=5), r"view must be \(x, y, half side > 0\), all finite, got 5"),
+        (lambda: tiny(view=(0, 0, math.inf)), r"view must be .* all finite, got \(0, 0, inf\)"),
+        (lambda: tiny(view=(math.nan, 0, 1)), r"view must be .* all finite, got \(nan, 0, 1\)"),
+        (lambda: tiny(depth=-1), "depth must be a finite number > 0, in nats, got -1"),
+        (lambda: tiny(depth="a"), "depth must be a finite number > 0, in nats, got 'a'"),
+        (lambda: tiny(depth=math.nan), "depth must be a finite number > 0, in nats, got nan"),
+        (lambda: tiny(probes=[(1, 2, 3)]), r"probes must be points \(x, y\), two finite numbers"),
+        (lambda: tiny(probes=[(1, math.nan)]), r"probes must be points .* got \[\(1, nan\)\]"),
+        (lambda: tiny(probes=7), r"probes must be points \(x, y\), .* got 7"),
+        (lambda: tiny().read((math.nan, 0)), r"point must be \(x, y\), .* got \(nan, 0\)"),
+        (lambda: tiny().read(3.0), r"point must be \(x, y\), two finite numbers, got 3.0"),
+        (lambda: tiny().read((1, 2, 3)), r"point must be \(x, y\), .* got \(1, 2, 3\)"),
         (
             lambda: probe({"a": torch.zeros(5)}, (0, 0, 1), 4),
             r"maps\['a'\] must give one log p a cell, 16, got shape \(5,\)",

@@ -179,7 +179,8 @@ def check_importance_weighted(answer: Any) -> bool:
         ),
         Slip(
             lambda b: b.min(0).values,
-            "the best of K paths alone is no bound: it lies below − log p. Average the weights.",
+            "the best of K paths alone is no bound: it lies below the importance-weighted bound, "
+            "and with many paths below − log p. Average the weights.",
         ),
         Slip(
             lambda b: math.log(b.shape[1]) - torch.logsumexp(-b, 1),

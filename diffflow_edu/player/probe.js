@@ -11,16 +11,17 @@ function element(tag, style = {}, attributes = {}) {
   return made;
 }
 
-function number(value) {
+function number(value, decimals = 2) {
   if (Math.abs(value) === Infinity) return value < 0 ? "−∞" : "∞";
   if (Number.isNaN(value)) return "–"; // −∞ − (−∞), or outside the map
-  return value.toFixed(2).replace("-", "−");
+  return value.toFixed(decimals).replace("-", "−");
 }
 
 function render({ model, el }) {
   const spec = model.get("spec");
   const n = spec.cells;
   const [cx, cy, half] = spec.view;
+  const coordinate = (value) => number(value, spec.decimals);
   const view = model.get("values");
   const values = new Float32Array(
     view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength),
@@ -110,7 +111,7 @@ function render({ model, el }) {
     const found = read(at);
     const parts = spec.names.map((name, k) => `${name} ${number(found[k])}`);
     const apart = found.length === 2 ? `; difference ${number(found[0] - found[1])}` : "";
-    return `(${number(x)}, ${number(y)}): log p ${parts.join(", ")}${apart} nats`;
+    return `(${coordinate(x)}, ${coordinate(y)}): log p ${parts.join(", ")}${apart} nats`;
   }
 
   function draw() {
@@ -173,7 +174,8 @@ function render({ model, el }) {
       const at = cellOf(point);
       const found = at ? read(at) : spec.names.map(() => NaN);
       const apart = two ? [number(found[0] - found[1])] : [];
-      line([String(i + 1), ...point.map(number), ...found.map(number), ...apart], "td");
+      const values = found.map((value) => number(value)); // not .map(number): it passes the index, too
+      line([String(i + 1), ...point.map(coordinate), ...values, ...apart], "td");
     });
   }
 

@@ -6,9 +6,11 @@ kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -39,6 +41,15 @@ def cell_centres(view: Square, cells: int) -> Tensor:
     return torch.cartesian_prod(offsets + y, offsets + x).flip(1)
 
 
+def decimals(width: float) -> int:
+    """How many a coordinate needs to tell cells of this width apart, with one to spare.
+
+    >>> decimals(0.1), decimals(0.006)
+    (2, 4)
+    """
+    return max(2, math.ceil(-math.log10(width)) + 1)
+
+
 def probe(
     maps: Mapping[str, Callable[[Tensor], Tensor] | Tensor],
     view: Square,
@@ -54,7 +65,7 @@ def probe(
         points (x, y) pinned at the start. depth: the colours end so many nats below the top.
 
     Returns a widget; where none can run, a picture with the probes is shown. Raises ValueError for
-    an empty dict, values of the wrong shape, and a view, probes or depth that cannot be used.
+    an empty dict, values of the wrong shape, and a view, probes or depth that are not finite.
 
     >>> probe({"hill": lambda x: -x.square().sum(1)}, view=(0, 0, 2), cells=4, title="One hill")
     One hill. A map of log p in nats: hill, 4 × 4 cells of the square of half side 2 around (0, 0).
@@ -74,7 +85,7 @@ class ProbeMap(WidgetWithTwin):
     """The pinned points, [x, y] each; the page adds to them, and so may you."""
 
     spec = traitlets.Dict().tag(sync=True)
-    """Names, view and colours, as probe.js needs them."""
+    """Names, view, decimals of a coordinate and colours, as probe.js needs them."""
 
     def __init__(
         self,
@@ -88,23 +99,24 @@ class ProbeMap(WidgetWithTwin):
         if not isinstance(maps, Mapping) or not maps:
             raise ValueError(f"maps must hold at least one density by name, got {maps!r}")
         check_whole("cells", cells)
-        if len(view) != 3 or not view[2] > 0:
-            raise ValueError(f"view must be (x, y, half side > 0), got {view!r}")
-        if not depth > 0:
-            raise ValueError(f"depth must be positive, got {depth}")
-        points = [[float(c) for c in point] for point in probes]
-        if any(len(point) != 2 for point in points):
-            raise ValueError(f"probes must be points (x, y), got {points}")
-        self._view = tuple(float(each) for each in view)
-        self._title, self._depth, self.cells = title, depth, cells
+        square = _finite(view, 3)
+        if square is None or not square[2] > 0:
+            raise ValueError(f"view must be (x, y, half side > 0), all finite, got {view!r}")
+        height = _finite([depth], 1)
+        if height is None or not height[0] > 0:
+            raise ValueError(f"depth must be a finite number > 0, in nats, got {depth!r}")
+        points = _points(probes)
+        self._view, self._depth = square, height[0]
+        self._title, self.cells = title, cells
         self.maps = {str(name): self._grid(name, each) for name, each in maps.items()}
         shades = log_p_colors()(np.linspace(0, 1, SHADES))
         spec = {
             "names": list(self.maps),
             "view": list(self._view),
             "cells": cells,
+            "decimals": decimals(2 * self._view[2] / cells),
             "top": highest(self.maps),
-            "depth": depth,
+            "depth": self._depth,
             "palette": [mpl.colors.to_hex(shade) for shade in shades],
             "probe": PROBE,
             "title": title or "",
@@ -126,11 +138,17 @@ class ProbeMap(WidgetWithTwin):
         return values.double().reshape(self.cells, self.cells).numpy()
 
     def read(self, point: Sequence[float]) -> dict[str, float] | None:
-        """log p of every map in the cell that holds the point (x, y), or None outside the view."""
+        """log p of every map in the cell that holds the point (x, y), or None outside the view.
+
+        Raises ValueError for anything but two finite numbers.
+        """
+        place = _finite(point, 2)
+        if place is None:
+            raise ValueError(f"point must be (x, y), two finite numbers, got {point!r}")
         x, y, half = self._view
         column, row = (
             int(np.floor((c - m + half) / (2 * half) * self.cells))
-            for c, m in zip(point, (x, y), strict=True)
+            for c, m in zip(place, (x, y), strict=True)
         )
         if not (0 <= column < self.cells and 0 <= row < self.cells):
             return None
@@ -157,3 +175,22 @@ class ProbeMap(WidgetWithTwin):
         """The maps with the probes as a PNG, in more colours than particles need."""
         figure = log_p_maps(self.maps, self._view, self.probes, self._title, self._depth)
         return small_png(figure, colors=192)
+
+
+def _finite(value: Any, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers as floats, or None for anything else."""
+    try:
+        found = tuple(math.nan if isinstance(each, str) else float(each) for each in value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of many numbers: RuntimeError
+        return None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
+def _points(probes: Any) -> list[list[float]]:
+    try:
+        found = [_finite(point, 2) for point in probes]
+    except TypeError:
+        found = [None]
+    if None in found:
+        raise ValueError(f"probes must be points (x, y), two finite numbers each, got {probes!r}")
+    return [list(point) for point in found]

@@ -62,9 +62,11 @@ def family_drift(
     """F − ½(1 + λ²) g² s at x (B, *shape) and t, 0-d: the drift of the λ family. Like x.
 
     between: how f and s are known between the grid's times, see `Between`.
-    Raises ValueError for t outside (0, T] and for a bad λ.
+    Raises ValueError for what is no model or no particles, for t outside (0, T], and for a bad λ.
     """
+    _check_model(model)
     _check_lam(lam)
+    check_particles(x)
     check_time(t, model.schedule)
     sde, t = model.schedule.noise_process, torch.as_tensor(t).to(x)
     fields = between if isinstance(between, Between) else Between(model, between)
@@ -88,7 +90,8 @@ def sample_family(
 
     `model.sample(n, lam=…)` makes the chain's own N steps, whose errors depend on λ; here each is
     cut into `substeps`, towards continuous time, where λ changes nothing but the paths if the
-    score is right. From t' to t, with k = α'/α and s² = σ'² − k²σ², linear part and noise exact:
+    score is right. From t' to t, with k = α'/α and s² = σ'² − k²σ², the linear part exact and
+    the noise that of the forward step:
 
         x = [x' − h f(x', t') + (λ² s² + (1 − λ²) σ'(σ' − kσ)) s(x', t')]/k + λ s z
 
@@ -184,6 +187,9 @@ def _rate(log_density: Field, x: Tensor, t: Tensor) -> Tensor:
     with torch.enable_grad():
         t = t.detach().requires_grad_()
         values = log_density(x.detach(), t)
+        if not isinstance(values, Tensor) or values.shape != (len(x),):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"log_density must return one number a particle, ({len(x)},), got {got}")
         v = torch.zeros_like(values, requires_grad=True)
         if not values.requires_grad:
             return torch.zeros_like(values)
@@ -210,6 +216,8 @@ class _Velocity(nn.Module):
         return self.start + (self.T - self.start) * u.square()
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        if not bool(u.isfinite()):  # a solver whose steps are lost; it says why itself
+            return x * u
         t = self.time(u).clamp(SMALLEST * self.T, self.T)
         return 2 * (self.T - self.start) * u * family_drift(self.model, x, t, between=self.fields)
 
@@ -434,11 +442,12 @@ def theorem_one(
 
         δB = −δF + (∂f/∂x) δF Δt + ḟ Δt^{3/2}/g − g s √Δt + …
 
-        ½(‖δB‖² − ‖δF‖²) = −δFᵀ (∂f/∂x) δF Δt + ‖ḟ‖² Δt³/(2g²) + O(g √Δt)
+        E ½(‖δB‖² − ‖δF‖²) = −tr(∂f/∂x) Δt + ‖ḟ‖² Δt³/(2g²) + O(g² Δt) + O(Δt²)
 
-    The first term has the mean −tr(∂f/∂x) Δt, the theorem. The second, summed over the steps, is
-    (Δt²/2g²) ∫ ‖ḟ‖² dt: it vanishes only where Δt ≪ g, and at fixed N it has no limit as g → 0,
-    because the backward Euler step is not the inverse of the forward one.
+    in the mean over δF; a path has terms of mean zero beside these, like −δFᵀ ḟ Δt^{3/2}/g. The
+    first term is the theorem. The second, summed over the steps, is (Δt²/2g²) ∫ ‖ḟ‖² dt: it
+    vanishes only where Δt ≪ g, and at fixed N it has no limit as g → 0, because the backward Euler
+    step is not the inverse of the forward one. The remainder sums to O(g²) + O(Δt).
 
     drift: f. x: (B, *shape), float64 wanted. score: by default zero: it comes with a factor g.
     """
