@@ -431,9 +431,10 @@ class Gaussian:
         return float(self.factor.diagonal().log().sum())
 
     def whiten(self, x: Tensor) -> Tensor:
-        """z = L⁻¹(x − μ). x: (B, d). Returns (B, d), as precise as x."""
-        centred = (x.double() - self.mean).T
-        return torch.linalg.solve_triangular(self.factor, centred, upper=False).T.to(x)
+        """z = L⁻¹(x − μ). x: (B, d). Returns (B, d), as precise as x, made in pieces."""
+        pieces = ((piece.double() - self.mean).T for piece in x.split(_PIECE))
+        solve = torch.linalg.solve_triangular
+        return torch.cat([solve(self.factor, z, upper=False).T.to(x) for z in pieces])
 
     def unwhiten(self, z: Tensor) -> Tensor:
         """x = L z + μ. z: (B, d). Returns (B, d)."""

@@ -505,3 +505,22 @@ def test_the_noise_of_a_geometric_grid_is_the_chains_at_every_grid_time():
         t, h = torch.tensor(0.37, dtype=torch.float64), 1e-5
         slope = (sde.sigma(t + h).square() - sde.sigma(t - h).square()) / (2 * h)
         assert sde.g(t).square() == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_rows_that_are_not_finite_are_not_called_times():
+    model = DDPM(lambda x, t: -x, Schedule.log_snr(3), prediction="score")
+    x = torch.randn(4, 2)
+    x[1, 0] = torch.nan
+    with pytest.raises((SolverError, ValueError), match="finite|NaN"):
+        model.log_prob(x)
+
+
+def test_a_log_density_of_another_shape_and_fields_of_no_particles_are_refused():
+    model = DDPM(lambda x, t: -x, Schedule.log_snr(3), prediction="score")
+    x = torch.randn(4, 2)
+    with pytest.raises(ValueError, match=r"log_density must return one number a particle, \(4,\)"):
+        fokker_planck_residual(model, lambda x, t: -x.square().sum(1, keepdim=True), x, 0.5)
+    with pytest.raises(ValueError, match="x must be float32 or float64"):
+        family_drift(model, torch.ones(4, 2, dtype=torch.int64), 0.5)
+    with pytest.raises(ValueError, match="model must be a DDPM or DiffFlow"):
+        family_drift(torch.nn.Linear(2, 2), x, 0.5)

@@ -104,6 +104,10 @@ def test_what_the_readme_says_of_the_machines_was_measured(page, cells):
     assert cells("ncsn-30", "evaluations") == 301 and "gap" not in rows["ncsn-30"]["checkerboard"]
 
 
+def test_the_readme_has_no_placeholder(page):
+    assert re.findall(r"TODO|TIME\d\d|[A-Z]+TEXT|FINDING", page) == []
+
+
 def test_the_files_that_the_readme_names_exist(page):
     named = re.findall(r"\]\(([^)#]+)\)", page)
     local = [name for name in named if "://" not in name]
