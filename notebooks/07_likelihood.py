@@ -276,10 +276,10 @@ plt.show()
 # **Explain.** An ODE believes the score blindly: where a particle was sent wrong, it stays wrong. Noise, with the
 # score that belongs to it, pulls it back to the rings. So the paper is right that λ = 1 samples much better than
 # λ = 0. The steps are to blame for about half of the ODE's W2 above the floor: three times as many take that away.
-# They are not to blame for the rest, nor for most of the leak; that is the score's doing.
+# For most of the rest they are not to blame, nor for most of the leak: that is the score's doing.
 #
-# Least of all leaks λ = 3, and yet for the DDPM it is the worst by W2, worse than the ODE: its points lie on the
-# rings, but not everywhere as many as should. Ask two metrics. Whether λ = 1 is *the best*, these samples do not
+# Least of all leaks λ = 3, and yet for the DDPM it is the worst by W2, worse than the ODE: hardly a
+# point lies far from the rings, but the mass is not where it should be. Ask two metrics. Whether λ = 1 is *the best*, these samples do not
 # say: at 1.5 the curve of W2 is lower still, but from 1 to 2 it lies at the floor, where a few thousand points rank
 # nothing. On another model and another grid, look again.
 #
@@ -767,7 +767,7 @@ plt.show()
 # Left: the path term against the noise $g$, for three numbers of steps, beside the flow's $-\sum\log\det$ (the thin
 # line). With less noise the curves first fall towards it, as the theorem says, and two of the three reach it. Then,
 # at a $g$ of about $\Delta t$, each turns upwards: that of $N = 10$ before it ever came down to the line, that of
-# $N = 100$ later, and that of $N = 1000$ at the last $g$ of the picture. Right: how far path term and flow are apart
+# $N = 100$ later, and that of $N = 1000$ only at the end, so that it stays in the picture. Right: how far path term and flow are apart
 # against $\Delta t/g$, on logarithmic axes. To the right of 1 all points lie on the dashed prediction; to the left
 # only chance and what is of order $g^2$ and $\Delta t$ are left.
 #
