@@ -189,7 +189,9 @@ def _rate(log_density: Field, x: Tensor, t: Tensor) -> Tensor:
         values = log_density(x.detach(), t)
         if not isinstance(values, Tensor) or values.shape != (len(x),):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"log_density must return one number a particle, ({len(x)},), got {got}")
+            raise ValueError(
+                f"log_density must return one number a particle, ({len(x)},), got {got}"
+            )
         v = torch.zeros_like(values, requires_grad=True)
         if not values.requires_grad:
             return torch.zeros_like(values)
