@@ -158,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.ship:
-        for name in CHAINS:
+        for name in set(CHAINS) & set(options.only):
             ship(name)
         return
     data = images.load("mnist14")
