@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -102,6 +103,18 @@ def test_what_the_readme_says_of_the_machines_was_measured(page, cells):
     rows = readme.toy_report()["cells"]
     assert min(rows, key=lambda row: cells(row, "leak")) == "ncsn-30"
     assert cells("ncsn-30", "evaluations") == 301 and "gap" not in rows["ncsn-30"]["checkerboard"]
+
+
+def test_what_the_readme_says_of_small_images_was_measured(page):
+    path = readme.ROOT / "benchmarks" / "results" / "small_images.json"
+    report = json.loads(path.read_text())
+    (row,) = [row for row in report["diffflow"]["rows"] if row["steps"] == 10]
+    (gaussian,) = report["gaussian"]["rows"]
+    flat = " ".join(page.split())
+    assert f"with ten steps at most {row['bits_per_dim']:.2f} bits/dim on 2000" in flat
+    assert f"the training pictures needs {gaussian['bits_per_dim']:.2f}" in flat
+    assert f"FID-LeNet is {row['fid']:.0f} " in flat
+    assert 10.5 < report["diffflow"]["cpu_seconds"] / 60 < 11.5
 
 
 def test_the_readme_has_no_placeholder(page):
