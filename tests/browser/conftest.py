@@ -116,7 +116,10 @@ def serving(room: Path) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One JupyterLab for all tests."""
-    with serving(tmp_path_factory.mktemp("jupyter")) as server:
+    room = tmp_path_factory.mktemp("jupyter")
+    # Beside the served folder as in the repository: notebooks read what was measured there.
+    (room / "benchmarks").symlink_to(Path(__file__).parents[2] / "benchmarks")
+    with serving(room) as server:
         yield server
 
 
