@@ -49,7 +49,13 @@ def train(
         minutes: stop cleanly after so many.
         look_every: training steps between checkpoints.
     """
-    model = train_run(config, folder, minutes, look_every)
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=config.precision)
+    model = train_run(config, folder, minutes, look_every, accelerator)
+    accelerator.end_training()  # or threads of the group may outlive the interpreter
+    if not accelerator.is_main_process:
+        return
     if model is None:
         print(f"Stopped; the same command goes on. Checkpoints are in {folder}.")
     else:

@@ -58,12 +58,20 @@ def free_port():
 def run_two(body, folder):
     """Run a script in two processes that find one another, as `accelerate launch` starts them."""
     script = folder / "script.py"
-    script.write_text(textwrap.dedent(COMMON) + textwrap.dedent(body))
+    # Without the last line a process may end while threads of the group are still at work.
+    end = "\naccelerator.end_training()\n"
+    script.write_text(textwrap.dedent(COMMON) + textwrap.dedent(body) + end)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     running = [
         subprocess.Popen(
             [sys.executable, str(script), str(folder)],
-            env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                **address,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
