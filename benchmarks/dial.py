@@ -40,7 +40,7 @@ from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
 
 DENSITY, SEED, PARTICLES, LATENT_PARTICLES = "olympic_rings", 0, 10_000, 4000
 CALIBRATION_PARTICLES = 20_000
-BUDGETS = {10: zoo.NOISE_BUDGETS, 5: (0.01, 0.1, 0.3, 1.0, 4.0)}
+BUDGETS = {10: zoo.NOISE_BUDGETS, 5: (0.001, 0.01, 0.1, 0.3, 1.0, 4.0)}
 TRAINING = {"steps": 800, "batch_size": 250, "lr": 5e-3, "warm_start": 500}
 FOLDER = Path("runs") / "dial"
 RESULTS = Path(__file__).parent / "results" / "dial.json"
