@@ -26,7 +26,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.children import run_all
 from benchmarks.toy import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
@@ -207,15 +207,9 @@ def main() -> None:
             print(path.name, path.stat().st_size // 1000, "kB")
         return
     waiting = [name for name in options.only if not file_of(folder, name, ".json").exists()]
-    running: list[subprocess.Popen] = []
     command = [sys.executable, "-m", "benchmarks.dial", "--longer", str(options.longer)]
     command += ["--commit", commit, "--one"]
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            print(time.strftime("%H:%M:%S"), waiting[0], flush=True)
-            running.append(subprocess.Popen([*command, waiting.pop(0)]))
-        time.sleep(1)
-        running = [process for process in running if process.poll() is None]
+    run_all({name: [*command, name] for name in waiting}, options.jobs)
 
 
 if __name__ == "__main__":

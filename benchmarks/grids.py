@@ -28,7 +28,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.children import run_all
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, Schedule, fit, metrics, pretrained, toy
 
@@ -503,7 +503,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not (options.folder / "costs.json").exists():
         write_json(options.folder / "costs.json", step_cost())
-    waiting, running = missing(run_names(options.only, options.seeds), options.folder), []
+    waiting = missing(run_names(options.only, options.seeds), options.folder)
     print(f"{len(waiting)} runs to do", flush=True)
     if options.jobs == 1:
         for name in waiting:
@@ -512,12 +512,7 @@ def main() -> None:
         return
     command = [sys.executable, "-m", "benchmarks.grids", "--commit", commit]
     command += ["--folder", str(options.folder), "--one"]
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            print(time.strftime("%H:%M:%S"), waiting[0], flush=True)
-            running.append(subprocess.Popen([*command, waiting.pop(0)]))
-        time.sleep(0.5)
-        running = [process for process in running if process.poll() is None]
+    run_all({name: [*command, name] for name in waiting}, options.jobs)
 
 
 if __name__ == "__main__":

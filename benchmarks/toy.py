@@ -22,7 +22,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.children import run_all
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import CNF, DDPM, DiffFlow, Schedule, fit, metrics, toy, zoo
 from diffflow_edu.processes.base import Process
@@ -525,15 +525,9 @@ def main() -> None:
     names = run_names(options.only, options.sets, options.seeds)
     waiting = missing(names, folder)
     print(f"{len(names) - len(waiting)} runs there, {len(waiting)} to do", flush=True)
-    running: list[subprocess.Popen] = []
     command = [sys.executable, "-m", "benchmarks.toy", "--commit", commit]
     command += ["--seconds", str(options.seconds), "--folder", str(folder), "--one"]
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            print(time.strftime("%H:%M:%S"), waiting[0], flush=True)
-            running.append(subprocess.Popen([*command, waiting.pop(0)]))
-        time.sleep(1)
-        running = [process for process in running if process.poll() is None]
+    run_all({name: [*command, name] for name in waiting}, options.jobs)
 
 
 if __name__ == "__main__":
