@@ -5,10 +5,10 @@ FID (Heusel et al. 2017) compares Gaussians fitted to features:
     ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2}).
 
 Its number depends on the feature net and on how many images there are, and is not zero between two
-sets of real images. So here it is called "FID-LeNet" after a small classifier trained by
-`benchmarks/feature_nets.py`, is taken on as many images on either side, and comes with its floor,
-training against test images. It compares models with one another, not with published FIDs, which
-take the features of Inception.
+sets of real images. So here it is called "FID-LeNet" or, in colour, "FID-ResNet" after a small
+classifier trained by `benchmarks/feature_nets.py`, is taken on as many images on either side, and
+comes with its floor, training against test images. It compares models with one another, not with
+published FIDs, which take the features of Inception.
 """
 
 from __future__ import annotations
@@ -46,10 +46,7 @@ class LeNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 128), the layer below the classes."""
-        if x.shape[1:] != (1, self.side, self.side):
-            raise ValueError(
-                f"x must be images (B, 1, {self.side}, {self.side}), got {tuple(x.shape)}"
-            )
+        _check_images(x, 1, self.side)
         h = F.max_pool2d(F.relu(self.conv1(x)), 2)
         h = F.max_pool2d(F.relu(self.conv2(h)), 2)
         return F.relu(self.hidden(h.flatten(1)))
@@ -59,23 +56,81 @@ class LeNet(nn.Module):
         return self.out(self.features(x))
 
 
-def feature_net(images: str) -> LeNet:
+class ResNet(nn.Module):
+    """Three residual blocks after a convolution, 128 features, 10 classes; for colour images.
+
+    x: (B, 3, 32, 32) in [−1, 1]. Returns the logits, (B, 10). Height and width halve after the
+    first convolution and in every block but the first; features are means over what is left.
+    """
+
+    name = "ResNet"
+
+    def __init__(self, side: int = 32) -> None:
+        super().__init__()
+        check_whole("side", side, least=16)
+        self.side = side
+        self.first = nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.blocks = nn.Sequential(
+            Residual(32, 32), Residual(32, 64, stride=2), Residual(64, 128, stride=2)
+        )
+        self.out = nn.Linear(128, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 128), the layer below the classes."""
+        _check_images(x, 3, self.side)
+        h = F.max_pool2d(F.relu(self.norm(self.first(x))), 2)
+        return self.blocks(h).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (B, 10)."""
+        return self.out(self.features(x))
+
+
+class Residual(nn.Module):
+    """relu(skip(x) + two convolutions of x), as in He et al. 2016; x: (B, width, H, W)."""
+
+    def __init__(self, width: int, new_width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, new_width, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(new_width)
+        self.conv2 = nn.Conv2d(new_width, new_width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(new_width)
+        self.skip = nn.Identity()
+        if (width, stride) != (new_width, 1):
+            self.skip = nn.Conv2d(width, new_width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, new_width, H/stride, W/stride)."""
+        h = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.skip(x) + self.norm2(self.conv2(h)))
+
+
+NETS = {net.name: net for net in (LeNet, ResNet)}
+
+
+def _check_images(x: Tensor, channels: int, side: int) -> None:
+    if x.shape[1:] != (channels, side, side):
+        raise ValueError(f"x must be images (B, {channels}, {side}, {side}), got {tuple(x.shape)}")
+
+
+def feature_net(images: str) -> LeNet | ResNet:
     """The shipped feature net for a set of `images.names()`, in eval mode.
 
     Its `card` has the test accuracy, the floor of the distance and the command that made it; its
     `sha256` is that of the weights file. Raises ValueError where none is shipped.
     """
-    path = FOLDER / f"lenet-{images}.safetensors"
-    if not path.exists():
-        known = sorted(p.stem.removeprefix("lenet-") for p in FOLDER.glob("lenet-*.safetensors"))
+    known = {path.stem.split("-", 1)[1]: path for path in sorted(FOLDER.glob("*-*.safetensors"))}
+    if images not in known:
         raise ValueError(f"no feature net for {images!r} is shipped, only for {', '.join(known)}")
+    path = known[images]
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["card"])
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"weights file {path} cannot be used: {error}") from error
-    net = LeNet(card["side"])
+    net = NETS[card.get("net", LeNet.name)](card["side"])
     net.load_state_dict(weights)
     net.card = card
     net.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -83,8 +138,8 @@ def feature_net(images: str) -> LeNet:
 
 
 @torch.no_grad()
-def features(net: LeNet, x: Tensor, batch: int = 500) -> Tensor:
-    """Features of x (n, 1, H, W), taken a batch at a time: (n, 128). What is outside is cut off."""
+def features(net: LeNet | ResNet, x: Tensor, batch: int = 500) -> Tensor:
+    """Features of x (n, C, H, W), taken a batch at a time: (n, 128). What is outside is cut off."""
     x = x.clamp(-1, 1)
     weight = next(net.parameters())
     return torch.cat([net.features(part.to(weight)).cpu() for part in x.split(batch)])

@@ -1,4 +1,4 @@
-"""Images: MNIST, Fashion-MNIST, CIFAR-10, and scikit-learn's digits, which need no network.
+"""Images: MNIST, Fashion-MNIST, CIFAR-10, and two sets out of scikit-learn, without a network.
 
 A grey level is a whole number k, a density is of real numbers: so k becomes (k + u)/256 with u
 uniform in [0, 1), and the model sees y = 2 (k + u)/256 − 1 in [−1, 1]. A mean of −log p(y) in nats
@@ -83,6 +83,8 @@ CIFAR10 = Remote(
     "170 MB",
 )
 CIFAR10_ARRAYS = "cifar10.npz"
+PATCH = 8
+"""Height and width of a patch of `load("patches")`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,7 +172,7 @@ class Images:
 
 def names() -> list[str]:
     """The names that `load` knows."""
-    return ["mnist", "mnist14", "fashion_mnist", "cifar10", "digits"]
+    return ["mnist", "mnist14", "fashion_mnist", "cifar10", "digits", "patches"]
 
 
 def load(name: str) -> Images:
@@ -181,6 +183,9 @@ def load(name: str) -> Images:
         Downloaded once, unless DIFFFLOW_EDU_DATA names a folder that holds the published files,
         or for CIFAR-10 a cifar10.npz with x_train, y_train, x_test, y_test (uint8, NHWC).
     digits: 1500 + 297 of 8×8 in 17 grey levels, from scikit-learn, no network.
+    patches: 80 752 + 1560 of 3×8×8, cut from the two photographs that come with scikit-learn at
+        half their size, from disjoint strips. They overlap one another, so there is much less in
+        them than in as many pictures. Labels: 0 a pagoda, 1 a flower. No network.
 
     Raises ValueError for an unknown name, DataError (an OSError) for files that cannot be had or
     are not the published ones; the message says which, from where, and where to put them.
@@ -191,6 +196,8 @@ def load(name: str) -> Images:
         raise ValueError(f"unknown images {name!r}{hint} Known: {', '.join(names())}")
     if name == "digits":
         return _digits()
+    if name == "patches":
+        return _patches()
     if name == "cifar10":
         return _cifar10()
     remotes = FASHION_MNIST if name == "fashion_mnist" else MNIST
@@ -280,6 +287,44 @@ def _digits() -> Images:
     labels = digits.target[order]
     split = pictures[:1500], labels[:1500], pictures[1500:], labels[1500:]
     return _images("digits", *split, "scikit-learn", levels=17)
+
+
+def _patches() -> Images:
+    from sklearn.datasets import load_sample_image
+
+    # A photograph of 213×320 in ten strips: 1, 4 and 7 are for testing, 4 pixels kept from either
+    # side, so that no pixel is in a training patch and in a test patch.
+    runs = {"train": [(0, 32), (64, 128), (160, 224), (256, 320)]}
+    runs["test"] = [(32 + 4, 64 - 4), (128 + 4, 160 - 4), (224 + 4, 256 - 4)]
+    every = {"train": 1, "test": 4}
+    patches, labels = {"train": [], "test": []}, {"train": [], "test": []}
+    for label, file in enumerate(("china.jpg", "flower.jpg")):
+        photograph = load_sample_image(file).transpose(2, 0, 1)[:, :426]
+        photograph = halve(photograph)
+        for split, strips in runs.items():
+            for left, right in strips:
+                cut = windows(photograph[:, :, left:right], PATCH, every[split])
+                patches[split].append(cut)
+                labels[split].append(np.full(len(cut), label))
+    both = {}
+    for split in runs:
+        order = np.random.RandomState(0).permutation(sum(map(len, patches[split])))
+        both[split] = (
+            np.concatenate(patches[split])[order],
+            np.concatenate(labels[split])[order],
+        )
+    return _images("patches", *both["train"], *both["test"], "scikit-learn")
+
+
+def windows(picture: np.ndarray, side: int, every: int = 1) -> np.ndarray:
+    """All squares of a picture (C, H, W) that start at every so many pixels, (n, C, side, side).
+
+    >>> windows(np.arange(12).reshape(1, 3, 4), side=2, every=2)[:, 0].tolist()
+    [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    """
+    squares = np.lib.stride_tricks.sliding_window_view(picture, (side, side), axis=(1, 2))
+    squares = squares[:, ::every, ::every].transpose(1, 2, 0, 3, 4)
+    return squares.reshape(-1, len(picture), side, side)
 
 
 def _images(
