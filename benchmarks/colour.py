@@ -36,12 +36,12 @@ COMMON = {"images": "patches", "batch_size": 60, "lr": 1e-3, "r_min": 0.02, "r_m
 CHAINS = {
     "diffflow": (
         scale.Config(
-            kind="diffflow", size="tiny", steps=(10,), warm_start=4000, updates=200, **COMMON
+            kind="diffflow", size="tiny", steps=(10,), warm_start=3000, updates=150, **COMMON
         ),
         (5, 10, 20, 50),
     ),
     "ddpm": (
-        scale.Config(kind="ddpm", size="tiny2", steps=(10,), updates=5000, **COMMON),
+        scale.Config(kind="ddpm", size="tiny2", steps=(10,), updates=3500, **COMMON),
         (5, 10, 20, 50),
     ),
 }
