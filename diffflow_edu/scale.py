@@ -298,15 +298,16 @@ def save_sheet(
     temporary.replace(path)
 
 
-def machine(device: torch.device) -> str:
-    """What a measured number belongs to."""
-    if device.type == "cuda":
+def machine(device: torch.device | None = None) -> str:
+    """What a measured number belongs to: the GPU, or this process's threads of the CPU."""
+    if device is not None and device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     cpu = models[0] if models else platform.processor()
-    return f"{torch.get_num_threads()} threads of {cpu}, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)} of {cpu}, torch {torch.__version__}"
 
 
 def _claim(folder: Path, config: Config) -> None:
