@@ -2,11 +2,13 @@
 
     python -m benchmarks.small_images                  # train and measure all; resumable
     python -m benchmarks.small_images --only diffflow
+    python -m benchmarks.small_images --sheets         # samples of what is trained, for notebook 08
     python -m benchmarks.small_images --ship           # put the weights into the package
 
-Everything is measured in bits/dim of test pictures, beside the full-covariance Gaussian of the
-training pictures; a chain's bits/dim are of its bound, at most. Chains are measured on several
-numbers of steps with the same networks, the backward noise set anew for each.
+Everything is measured in bits/dim of test pictures, beside two models without training: the
+full-covariance Gaussian of the training pictures, and a table of how often each pixel has each
+level. A chain's bits/dim are of its bound, at most. Chains are measured on several numbers of steps
+with the same networks, the backward noise set anew for each.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.train_zoo import current_commit, machine
 from diffflow_edu import CouplingFlow, fid, fit, images, scale, tabular, zoo
-from diffflow_edu.evaluation import evaluate
+from diffflow_edu.evaluation import CALIBRATION, evaluate, on_grid
 from diffflow_edu.processes.base import Process
 
 RUNS = Path("runs") / "small_images"
 RESULTS = Path(__file__).parent / "results" / "small_images.json"
-TEST, ODE, FID, SEED = 2000, 100, 10_000, 0
+SHEETS = RESULTS.with_name("small_images_samples.npz")
+TEST, ODE, FID, SHEET, SEED = 2000, 100, 10_000, 49, 0
 
 COMMON = {"images": "mnist14", "batch_size": 60, "lr": 1e-3, "r_min": 0.005, "r_max": 8.0}
 DIGITS = {**COMMON, "images": "digits", "r_min": 0.05}  # 17 grey levels: less detail
@@ -96,34 +100,80 @@ def coupling(data: images.Images) -> dict[str, Any]:
     test = data.dequantise(data.test[:TEST], seed=SEED)
     with torch.no_grad():
         bits = data.bits_per_dim(model.bound(test.flatten(1)).double())
-        samples = model.sample(FID, seed=SEED).start.unflatten(1, data.shape)
-    net = fid.feature_net(data.name)
-    pictures = data.dequantise(data.test[:FID], seed=SEED)
-    finite = samples.nan_to_num(0, 0, 0)
-    distance = fid.frechet_distance(fid.features(net, finite), fid.features(net, pictures))
-    row = {
-        "steps": 8,
-        "bits_per_dim": float(bits.mean()),
-        "error": float(bits.std()) / TEST**0.5,
-        "ode": None,
-        "fid": distance,
-    }
+        samples = model.sample(FID, seed=SEED).start
     return {
         "config": COUPLING,
         "parameters": parameters(model),
         "cpu_seconds": round(seconds),
-        "rows": [row],
+        "rows": [{"steps": 8} | row(data, bits, samples)],
     }
+
+
+def row(data: images.Images, bits: Tensor, samples: Tensor) -> dict[str, float | None]:
+    """What a model without steps measures. bits: (n,) of test pictures; samples: (n, D)."""
+    net = fid.feature_net(data.name)
+    pictures = data.dequantise(data.test[: len(samples)], seed=SEED)
+    finite = samples.nan_to_num(0, 0, 0).unflatten(1, data.shape)
+    distance = fid.frechet_distance(fid.features(net, finite), fid.features(net, pictures))
+    error = float(bits.std()) / len(bits) ** 0.5
+    return {"bits_per_dim": float(bits.mean()), "error": error, "ode": None, "fid": distance}
 
 
 def gaussian(data: images.Images) -> dict[str, Any]:
     """The full-covariance Gaussian of the training pictures."""
-    train = data.dequantise(data.train, seed=SEED + 1).flatten(1)
-    fitted = tabular.Gaussian.of(train.numpy())
+    fitted = fit_gaussian(data)
     test = data.dequantise(data.test[:TEST], seed=SEED).flatten(1)
     bits = data.bits_per_dim(-fitted.log_prob(test).double())
-    row = {"bits_per_dim": float(bits.mean()), "error": float(bits.std()) / TEST**0.5}
-    return {"rows": [row]}
+    return {"rows": [row(data, bits, draw_gaussian(fitted, FID))]}
+
+
+def fit_gaussian(data: images.Images) -> tabular.Gaussian:
+    return tabular.Gaussian.of(data.dequantise(data.train, seed=SEED + 1).flatten(1).numpy())
+
+
+def draw_gaussian(fitted: tabular.Gaussian, n: int) -> Tensor:
+    noise = torch.randn(n, len(fitted.mean), generator=torch.Generator().manual_seed(SEED))
+    return fitted.unwhiten(noise)
+
+
+def pixels(data: images.Images) -> dict[str, Any]:
+    """A table of how often each pixel has each level, no level never: P(k) itself, not a bound."""
+    share = fit_pixels(data)
+    test = data.test[:TEST].flatten(1).long()
+    bits = -share.log2().gather(1, test.T).mean(0).double()
+    return {"rows": [row(data, bits, draw_pixels(data, share, FID))]}
+
+
+def fit_pixels(data: images.Images) -> Tensor:
+    """Shares (D, levels)."""
+    columns = data.train.flatten(1).long().T
+    seen = torch.stack([torch.bincount(k, minlength=data.levels) for k in columns]) + 0.5
+    return seen / seen.sum(1, keepdim=True)
+
+
+def draw_pixels(data: images.Images, share: Tensor, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.multinomial(share, n, replacement=True, generator=generator).T
+    return data.dequantise(drawn.to(torch.uint8), seed=SEED)
+
+
+def sheets(data: images.Images, others: images.Images) -> dict[str, Tensor]:
+    """Samples of everything that was trained, (SHEET, C, H, W) uint8, and as many test pictures."""
+    flow = CouplingFlow(data.dim, layers=8, hidden=256)
+    fit(flow, Flat(others), **COUPLING, seed=SEED, checkpoint=RUNS / "coupling.pt")
+    flat = {
+        "gaussian": draw_gaussian(fit_gaussian(others), SHEET),
+        "pixels": draw_pixels(others, fit_pixels(others), SHEET),
+        "coupling": flow.sample(SHEET, seed=SEED).start,
+    }
+    drawn = {name: x.unflatten(1, data.shape) for name, x in flat.items()}
+    for name in ("ddpm", "diffflow"):
+        model = zoo.load(RUNS / name / "model.safetensors")
+        calibration = data.sample(CALIBRATION, seed=SEED + 1)  # as `evaluate` does
+        for steps in CHAINS[name][1]:
+            chain = on_grid(model, steps, calibration)
+            drawn[f"{name} {steps}"] = chain.sample(SHEET, seed=SEED, shape=data.shape).start
+    return {"data": data.test[:SHEET]} | {name: data.quantise(x) for name, x in drawn.items()}
 
 
 def parameters(model: Process) -> int:
@@ -152,8 +202,10 @@ def ship(name: str) -> None:
 def main() -> None:
     """Train and measure what is asked for; each record is written as soon as it is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["gaussian", *CHAINS, "coupling"]
+    measures = {"gaussian": gaussian, "pixels": pixels, "coupling": coupling}
+    names = ["gaussian", "pixels", *CHAINS, "coupling"]
     parser.add_argument("--only", nargs="*", choices=names, default=names)
+    parser.add_argument("--sheets", action="store_true", help="draw samples of what is trained")
     parser.add_argument("--ship", action="store_true", help="put trained chains into the package")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,11 +217,12 @@ def main() -> None:
     # What chains look at on the way is kept from their training; the others keep it out as well.
     held = scale.HELD
     others = replace(data, train=data.train[:-held], train_labels=data.train_labels[:-held])
+    if options.sheets:
+        drawn = {name: x.numpy() for name, x in sheets(data, others).items()}
+        np.savez_compressed(SHEETS, **drawn)
+        return
     for name in options.only:
-        if name in CHAINS:
-            record = chain(name)
-        else:
-            record = coupling(others) if name == "coupling" else gaussian(others)
+        record = chain(name) if name in CHAINS else measures[name](others)
         write(
             name,
             record
