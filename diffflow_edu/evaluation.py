@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,18 +103,19 @@ def evaluate(
 
 def table(rows: Sequence[Row], data: images.Images, fid_n: int = 0) -> str:
     """The rows as text, with what the numbers are."""
-    card: dict[str, Any] = fid.feature_net(data.name).card if fid_n else {}
-    head = f"{'N':>4}  {'bits/dim ≤':>14}  {'ODE':>7}  {'FID-LeNet' if card else '':>9}"
+    net = fid.feature_net(data.name) if fid_n else None
+    score = f"FID-{net.name}" if net else ""
+    head = f"{'N':>4}  {'bits/dim ≤':>14}  {'ODE':>7}  {score:>10}"
     lines = [f"{data.name}, test pictures", head]
     for row in rows:
         ode = "" if row.ode is None else f"{row.ode:.3f}"
         distance = "" if row.fid is None else f"{row.fid:.2f}"
         lines.append(
-            f"{row.steps:>4}  {row.bits_per_dim:>7.3f} ± {row.error:.3f}  {ode:>7}  {distance:>9}"
+            f"{row.steps:>4}  {row.bits_per_dim:>7.3f} ± {row.error:.3f}  {ode:>7}  {distance:>10}"
         )
-    if card:
+    if net:
         lines.append(
-            f"FID-LeNet of {fid_n} samples against {fid_n} test pictures; training against test "
-            f"pictures: {card['floor']:.2f} ({card['floor_images']} each)"
+            f"{score} of {fid_n} samples against {fid_n} test pictures; training against test "
+            f"pictures: {net.card['floor']:.2f} ({net.card['floor_images']} each)"
         )
     return "\n".join(lines)
