@@ -59,8 +59,8 @@ class LeNet(nn.Module):
 class ResNet(nn.Module):
     """Three residual blocks after a convolution, 128 features, 10 classes; for colour images.
 
-    x: (B, 3, 32, 32) in [−1, 1]. Returns the logits, (B, 10). Height and width halve after the
-    first convolution and in every block but the first; features are means over what is left.
+    x: (B, 3, 32, 32) in [−1, 1]. Returns the logits, (B, 10). Height and width halve in the first
+    convolution and in every block but the first; features are means over what is left.
     """
 
     name = "ResNet"
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         super().__init__()
         check_whole("side", side, least=16)
         self.side = side
-        self.first = nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.first = nn.Conv2d(3, 32, 4, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(32)
         self.blocks = nn.Sequential(
             Residual(32, 32), Residual(32, 64, stride=2), Residual(64, 128, stride=2)
@@ -79,8 +79,7 @@ class ResNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(B, 128), the layer below the classes."""
         _check_images(x, 3, self.side)
-        h = F.max_pool2d(F.relu(self.norm(self.first(x))), 2)
-        return self.blocks(h).mean((2, 3))
+        return self.blocks(F.relu(self.norm(self.first(x)))).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (B, 10)."""
