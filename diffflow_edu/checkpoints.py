@@ -1,7 +1,8 @@
-"""Where training stands, in a file: written whole or not at all, the one before kept beside it."""
+"""Where training stands, in a file: written whole or not at all, earlier ones kept beside it."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import warnings
@@ -35,9 +36,21 @@ def fingerprint(schedule: Schedule | None) -> str:
     return f"{schedule} {hashlib.sha256(b''.join(values)).hexdigest()[:12]}"
 
 
-def previous_of(path: Path) -> Path:
-    """Where the checkpoint before the latest is kept."""
-    return path.with_name(path.name + ".previous")
+def previous_of(path: Path, back: int = 1) -> Path:
+    """Where the checkpoint before the latest is kept, or an earlier one, so many back.
+
+    >>> [previous_of(Path("run.pt"), back).name for back in (1, 2, 3)]
+    ['run.pt.previous', 'run.pt.previous-2', 'run.pt.previous-3']
+    """
+    return path.with_name(f"{path.name}.previous" + (f"-{back}" if back > 1 else ""))
+
+
+def _all_previous_of(path: Path) -> list[Path]:
+    """The earlier checkpoints that are there, newest first."""
+    others = path.parent.glob(f"{glob.escape(path.name)}.previous-*")
+    numbers = (file.name.rsplit("-", 1)[1] for file in others)
+    back = [1, *sorted(int(number) for number in numbers if number.isdecimal())]
+    return [file for file in (previous_of(path, n) for n in back) if file.exists()]
 
 
 def save(
@@ -50,10 +63,12 @@ def save(
     history: History,
     like: Tensor,
     processes: Processes,
+    keep: int = 2,
 ) -> None:
     """Write where training stands; the checkpoint that was there becomes the previous one.
 
-    Every process calls it, since each has random states of its own; the first one writes.
+    keep: the newest so many stay. Every process calls it, since each has random states of its own;
+    the first one writes.
     """
     rng = processes.gather(torch.get_rng_state())
     cuda_rng = processes.gather(torch.cuda.get_rng_state(like.device)) if like.is_cuda else None
@@ -76,15 +91,20 @@ def save(
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())  # on the disk before the name says so
-    if path.exists():
+    if keep > 1 and path.exists():
+        for back in range(keep - 1, 1, -1):
+            if previous_of(path, back - 1).exists():
+                previous_of(path, back - 1).replace(previous_of(path, back))
         path.replace(previous_of(path))
     temporary.replace(path)
+    for old in _all_previous_of(path)[keep - 1 :]:  # where more were kept before
+        old.unlink()
     processes.wait()
 
 
 def _read(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, and its file; None where none was ever written."""
-    files = [file for file in (path, previous_of(path)) if file.exists()]
+    files = [file for file in (path, *_all_previous_of(path)) if file.exists()]
     for number, file in enumerate(files):
         try:
             return file, torch.load(file, map_location="cpu", weights_only=True)

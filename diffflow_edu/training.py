@@ -78,6 +78,7 @@ def fit(
     accelerator: Accelerator | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
+    checkpoint_keep: int = 2,
     callback: Callable[[int, Process], bool | None] | None = None,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
@@ -96,8 +97,8 @@ def fit(
         ("no" or "bf16") to train, and with how many processes: each draws its own batches of
         batch_size, and their gradients are averaged.
     checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
-        training goes on from it, bit for bit on the CPU. The one before is kept beside it as
-        name.previous, and used where the file itself is truncated.
+        training goes on from it, bit for bit on the CPU. The newest `checkpoint_keep` are kept,
+        earlier ones as name.previous, and used where the file itself is truncated.
     callback: called as callback(step, model) after each step, with the live weights; where it
         returns True, in any process, training ends with that step, and the checkpoint is written.
 
@@ -113,6 +114,7 @@ def fit(
     check_whole("batch_size", batch_size)
     check_whole("warm_start", warm_start, least=0)
     check_whole("checkpoint_every", checkpoint_every)
+    check_whole("checkpoint_keep", checkpoint_keep)
     check_whole("seed", seed, least=0)
     if not (isinstance(lr, Real) and math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be positive and finite, got {lr!r}")
@@ -194,7 +196,7 @@ def fit(
                     done = step + 1
                     due = done % checkpoint_every == 0 or done == total or ended
                     if checkpoint is not None and due:
-                        save(Path(checkpoint), done, *everything)
+                        save(Path(checkpoint), done, *everything, checkpoint_keep)
                     if ended:
                         break
         except BaseException:  # an interrupt too: what was learned so far is kept
