@@ -1,0 +1,467 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # MNIST: a particle is a picture
+#
+# The same classes, with 196 coordinates in place of two; nothing changes but the networks, and the bill.
+#
+# ## What you will learn
+#
+# - That `DiffFlow.unet` is `DiffFlow` with two **U-Nets** inside, and nothing else.
+# - What **dequantisation** is for, and how nats become **bits per dimension**.
+# - What a learned drift does to digits on their way out, measured on a model you have just seen trained.
+# - What **FID** is, and why its number means nothing without the name of a network and a floor.
+# - How DiffFlow, a DDPM and a coupling flow of the same price compare on small MNIST, and the command that trains the
+#   big one on a GPU, stops, and goes on.
+#
+# **Time and memory:** about 30 s and 900 MB on two cores, a third of it training. Nothing is downloaded: what is live uses
+# the 8×8 digits that come with scikit-learn, and the models of 14×14 MNIST were trained before.
+
+# %%
+import json
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from diffflow_edu import (
+    DDPM,
+    DiffFlow,
+    Schedule,
+    exercises,
+    fid,
+    figures,
+    fit,
+    images,
+    metrics,
+    play,
+    pretrained,
+    scale,
+    tabular,
+    zoo,
+)
+from diffflow_edu.evaluation import evaluate
+from diffflow_edu.figures import CurvePanel
+from diffflow_edu.unet import cost
+
+torch.set_num_threads(1)  # nets this small gain little from a second core
+results = Path("../benchmarks/results")  # what takes longer than a notebook may
+digits = images.load("digits")
+print(digits)
+
+# %% [markdown]
+# ## 1. Nothing changes but the networks
+#
+# `DiffFlow` never asked what a particle is: $x$ has the shape $(B, *\text{shape})$, and drift and score return what they are
+# given. So from rings to digits it is one line. What does change is the network. In the plane a few dense layers
+# saw the whole particle; a picture wants something that treats all its corners alike. A **U-Net** looks at it at
+# several sizes: convolutions on the way down, where the picture is halved, others on the way up, where it is
+# doubled, and bridges between equals. Every block is told the time.
+
+# %%
+schedule = Schedule.log_snr(steps=10, r_min=0.05, r_max=8.0)
+for size, side in (("tiny", 14), ("small", 28)):
+    model = DiffFlow.unet(schedule, shape=(1, side, side), size=size)
+    print(
+        f"{size:5s} on {side}×{side}: each of drift and score has {cost(model.drift, (1, side, side))}"
+    )
+
+# %% [markdown]
+# A tiny one, trained for minutes on MNIST at half its size, comes with the package. The player shows particles that are
+# pictures as pictures: noise at the right end of the slider, digits at the left.
+#
+# **Predict:** ten steps lead from noise to digits. After how many of them can you tell which digit it will be?
+
+# %%
+mnist = pretrained("diffflow", "mnist14")
+play(
+    mnist.sample(36, seed=1),
+    direction="backward",
+    title="Ten steps from noise to digits (DiffFlow, 14×14 MNIST)",
+)
+
+# %% [markdown]
+# Thirty-six particles, ten steps. For half of the way they are noise to us; then blobs settle, and the last few steps,
+# where little noise is left, draw the strokes. Some are digits and some are scribbles: this net was trained
+# for eleven minutes on one core.
+#
+# **Explain.** The grid is geometric in the ratio of noise to signal (notebook 03), and a digit of 196 pixels hides
+# behind little noise less easily than a ring of width 0.01 does: its pixels agree with one another. What it *is* gets
+# decided in a handful of steps in the middle.
+#
+# ## 2. From grey levels to bits
+#
+# A pixel is a whole number $k$ from 0 to 255. Densities are about real numbers, and on whole numbers a density can cheat.
+# Here is one that does. It knows nothing but how often each pixel has each level, and it puts spikes of width
+# $w$ levels on the levels, so that it is high where the data are, and the higher the thinner they are:
+
+# %%
+levels = torch.arange(digits.levels)
+seen = (digits.train.flatten(1)[..., None] == levels).sum(0) + 0.5  # no level is impossible
+share = seen / seen.sum(1, keepdim=True)  # (64 pixels, 17 levels)
+test_levels = digits.test.flatten(1).long()
+honest = -share.log2().gather(1, test_levels.T).mean().item()
+for w in (1, 0.1, 0.01, 0.001):
+    print(f"spikes of width {w:<5g}  -log2 p of a test pixel: {honest + math.log2(w):6.1f} bits")
+
+# %% [markdown]
+# Nothing was learned between the lines of this table, and there is no end to it. The cure: give every level a cell of
+# its own and spread it evenly over it. The pixel becomes $x = (k + u)/256$ with $u$ uniform in $[0, 1)$, and the
+# model sees $y = 2x - 1$ in $[-1, 1)$. Now a spike thinner than a cell misses most of it.
+#
+# **Exercise 1. Dequantise.** Return $y$ for levels `k` and draws `u`.
+
+
+# %% tags=["exercise"]
+def dequantise(k, u):
+    return None  # your answer
+
+
+# %% tags=["check"]
+exercises.check_dequantise(dequantise)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def dequantise(k, u):
+    return 2 * (k + u) / 256 - 1
+
+
+exercises.check_dequantise(dequantise)
+
+# %% [markdown]
+# A level's probability is at least what the density gives to its cell, $2/256$ wide in $y$:
+# $\log P(k) \ge \mathbb E_u \log p(y) + D \log \frac{2}{256}$ by Jensen's inequality. Divided by the number $D$ of pixels, in bits,
+#
+# $$\text{bits/dim} = \frac{-\log p(y)}{D \ln 2} + 7 \tag{A}$$
+#
+# is an upper bound on what the model needs to store a pixel. Eight bits is what nobody needs a model for.
+# (scikit-learn's digits have 17 levels: $\log_2 17 = 4.1$ bits without a model, and $\log_2 \frac{17}{2}$ in place of 7.)
+#
+# **Exercise 2. Bits per dimension.** `nats` is $-\log p(y)$ of pictures with `d` pixels and 256 levels.
+
+
+# %% tags=["exercise"]
+def bits_per_dim(nats, d):
+    return None  # your answer
+
+
+# %% tags=["check"]
+exercises.check_bits_per_dim(bits_per_dim)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def bits_per_dim(nats, d):
+    return nats / (d * math.log(2)) + 7
+
+
+exercises.check_bits_per_dim(bits_per_dim)
+
+# %% [markdown]
+# In the module these are `images.dequantise` and `images.bits_per_dim`. Two more traps of the trade: a bound is "at most", and we
+# print it with a ≤; and a picture that was padded, shrunk or cut is another problem with another number.
+#
+# ## 3. Train one
+#
+# Live, on the 8×8 digits: first the diffusion inside (its way out is fixed, and a step of training costs one look at one
+# time), then drift and score together through all ten steps, by the adjoint of notebook 05.
+#
+# **Predict:** a pixel by itself needs 2.4 bits or so, given how often it has each level; a Gaussian with the full covariance
+# knows which pixels go together. Where will some seconds of training end, and where some minutes?
+
+# %%
+torch.manual_seed(0)
+model = DiffFlow.unet(schedule, digits.shape, size="tiny", learn_backward_std=True)
+WARM, JOINT = 250, 12
+history = fit(model, digits, steps=JOINT, warm_start=WARM, batch_size=40, lr=1e-3, seed=0)
+model.calibrate(digits.sample(500, seed=1))  # the backward noise, in closed form
+
+shipped = pretrained("diffflow", "digits")
+(live,), (long,) = (evaluate(m, digits, n=297) for m in (model, shipped))
+train = digits.dequantise(digits.train, seed=1)
+test = digits.dequantise(digits.test, seed=0)
+gaussian = tabular.Gaussian.of(train.flatten(1))
+normal = digits.bits_per_dim(-gaussian.log_prob(test.flatten(1)).mean()).item()
+
+print("bits/dim of 297 test pictures")
+print(f"  no model                              {math.log2(17):.1f}")
+print(f"  each pixel by itself                  {honest:.1f}")
+print(f"  a Gaussian, full covariance           {normal:.1f}")
+print(f"  DiffFlow, trained here              ≤ {live.bits_per_dim:.1f}")
+minutes = shipped.card["cpu_seconds"] / 60
+print(f"  DiffFlow, shipped ({minutes:.0f} CPU-minutes)   ≤ {long.bits_per_dim:.1f}")
+print(f"seconds are enough to pass the Gaussian:          {live.bits_per_dim < normal}")
+print(f"but not to pass the pixels by themselves:         {live.bits_per_dim > honest}")
+print(f"minutes are:                                      {long.bits_per_dim < honest}")
+
+
+# %%
+def fog(n, seed):
+    """n draws of the Gaussian, (n, 64)."""
+    return gaussian.unwhiten(torch.randn(n, 64, generator=torch.Generator().manual_seed(seed)))
+
+
+sheets = {
+    "test digits": test[:49],
+    "a Gaussian": fog(49, seed=0).unflatten(1, digits.shape),
+    "trained here": model.sample(49, seed=0, shape=digits.shape).start,
+    "shipped": shipped.sample(49, seed=0).start,
+}
+figures.image_sheets(sheets, title="Seconds of training make ghosts, minutes make digits")
+plt.show()
+
+# %% [markdown]
+# Forty-nine each, from left to right: test digits; draws of the Gaussian; samples of the model that you have just
+# trained; samples of the same model after four minutes.
+#
+# **Explain.** Look at the table again. That counting levels pixel by pixel beats the Gaussian, and the model of some seconds
+# too, is no mistake: many pixels of these digits are always black, and a table of levels pays next to nothing for a black pixel,
+# where a smooth density must first learn how narrow a cell is. And yet nobody would call independent pixels a
+# digit. **Bits/dim counts every bit of every pixel, the eye asks for strokes**; a model can be good at one and
+# poor at the other. Keep both.
+#
+# ## 4. To the noise
+#
+# **Predict:** the way out has noise in it. How far does a digit get before nothing in the picture tells which it was? And
+# does the learned drift make a difference?
+
+# %%
+out = shipped.encode(test[:36], seed=0)
+play(out, title="Test digits on the learned way out")
+
+# %% [markdown]
+# Thirty-six test digits dissolve: thin strokes first, blobs last.
+#
+# What do the pixels still know? Notebook 06 asked for each particle's nearest neighbour: is it of the same mode? Here the
+# modes are the ten classes, and we ask at every step, on the way out with the learned drift and, with the same draws of noise,
+# on the way without (`DDPM.of` is the diffusion inside a DiffFlow).
+
+# %%
+everything, labels = digits.dequantise(digits.train, seed=0), digits.train_labels
+chance = metrics.mode_survival_chance(labels)
+ways = {
+    "learned drift": shipped.encode(everything, seed=0),
+    "no drift": DDPM.of(shipped).encode(everything, seed=0),
+}
+kept = {
+    name: [100 * metrics.mode_survival(states, labels) for states in path.states]
+    for name, path in ways.items()
+}
+alone = DiffFlow(lambda x, t: torch.zeros_like(x), shipped.score, shipped.schedule)
+alone.shape = shipped.shape
+alone.calibrate(digits.sample(500, seed=1))
+(without,) = evaluate(alone, digits, n=297)
+print(f"the neighbour is of the same class, in the data:    {kept['no drift'][0]:.0f} %")
+ahead = [a - b for a, b in zip(kept["learned drift"], kept["no drift"], strict=True)]
+print(f"half-way out the drift keeps 4 to 8 % more of them: {all(4 < a < 8 for a in ahead[6:8])}")
+print(
+    f"in the noise both are within 2 % of chance:         {all(abs(k[-1] - 100 * chance) < 2 for k in kept.values())}"
+)
+saved = without.bits_per_dim - long.bits_per_dim
+print(
+    f"the same model with the drift put to zero costs .05 to .08 bits/dim more: {0.05 < saved < 0.08}"
+)
+
+# %%
+times = shipped.schedule.times.tolist()
+figures.curve_panels(
+    [
+        CurvePanel(
+            "t, from data (left) to noise (right)",
+            "nearest neighbour of the same class [%]",
+            {name: (times, values) for name, values in kept.items()}
+            | {"chance": ([0.0, 1.0], [100 * chance] * 2)},
+        )
+    ],
+    title="The class goes half-way out; the drift holds it for a moment",
+)
+plt.show()
+
+# %% [markdown]
+# The share of 1500 digits whose nearest neighbour in the picture at time $t$ is of their own class: blue circles with the learned drift,
+# orange squares without, green the level of chance. Nothing is lost in the first third; between $t = 0.4$ and $0.8$ it all goes.
+#
+# **Explain.** On rings (notebook 06) the learned drift could keep modes apart up to the very end, where the noise budget let it.
+# Here $r_{\max} = 8$: the noise wins eight to one, and the drift, which moved for 300 of 4300 steps of training, is a
+# touch on the tiller. It saves a few hundredths of a bit per pixel, and at the far end nothing of the class is left.
+#
+# ## 5. FID, and what it is not
+#
+# Show samples and data to a classifier, fit a Gaussian to the features that it sees in either, and take the **Fréchet
+# distance** of the two Gaussians, squared (Heusel et al. 2017):
+#
+# $$\text{FID} = \lVert \mu_a - \mu_b\rVert^2 + \operatorname{tr}\bigl(\Sigma_a + \Sigma_b - 2(\Sigma_a\Sigma_b)^{1/2}\bigr). \tag{B}$$
+#
+# **Exercise 3. Fréchet.** Where features do not correlate, covariances are diagonal, and B is a sum over features. Means `m_a`,
+# `m_b`, variances `v_a`, `v_b`, each one number a feature.
+
+
+# %% tags=["exercise"]
+def frechet(m_a, v_a, m_b, v_b):
+    return None  # your answer
+
+
+# %% tags=["check"]
+exercises.check_frechet(frechet)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def frechet(m_a, v_a, m_b, v_b):
+    return ((m_a - m_b) ** 2 + (v_a.sqrt() - v_b.sqrt()) ** 2).sum()
+
+
+exercises.check_frechet(frechet)
+
+# %% [markdown]
+# **Predict:** let the features be the pixels themselves. Which is nearest to the 1500 training digits: the 297 *test digits*, draws of the
+# *Gaussian*, or samples of the *shipped model*?
+
+# %%
+pixels = everything.flatten(1)
+candidates = {
+    "test digits": test.flatten(1),
+    "draws of the Gaussian": fog(1500, seed=1),
+    "samples of the model": shipped.sample(1500, seed=1).start.flatten(1),
+}
+distance = {name: fid.frechet_distance(x, pixels) for name, x in candidates.items()}
+for name, value in distance.items():
+    print(f"{name:22s} {value:5.2f}")
+gap = distance["test digits"] / distance["draws of the Gaussian"]
+print(f"the Gaussian is nearer than real digits, four times or more: {gap > 4}")
+
+# %% [markdown]
+# **Explain.** Of course: the Gaussian *has* the mean and the covariance of the training digits, and the distance asks for
+# nothing else. By this measure its fog is better than handwriting. Two lessons. *All depends on the features*: they must
+# not be Gaussian fog themselves when pictures are. And *all depends on how many* pictures there are: 297 have a
+# covariance of their own, and would have a distance from any other 297.
+#
+# Published FIDs take features of Inception, a large network that has seen millions of photographs. Ours take the 128 of a LeNet of two
+# convolutions that was trained to read MNIST, and we call them **FID-LeNet**: they rank the models on this page, and mean
+# nothing beside other people's numbers. What does this LeNet make of our samples?
+
+# %%
+lenet = fid.feature_net("mnist14")
+print(
+    f"LeNet, sha256 {lenet.sha256[:12]}…: reads {lenet.card['accuracy']:.1%} of the test digits right"
+)
+samples = mnist.sample(300, seed=0).start
+noise = torch.randn(300, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    of_samples, of_noise = (lenet(x.clamp(-1, 1)).softmax(-1) for x in (samples, noise))
+sure = [float((p.max(1).values > 0.9).float().mean()) for p in (of_samples, of_noise)]
+print(f"of our samples it is more than 90 % sure in about half:   {0.4 < sure[0] < 0.6}")
+print(f"and of pure noise, more often than of them:               {sure[1] > sure[0]}")
+print(
+    f"what it reads in noise is, nine times of ten, an:         {of_noise.argmax(1).mode().values}"
+)
+
+# %%
+read = of_samples.argmax(1)
+rows = torch.cat([samples[read == digit][:10] for digit in range(10)])
+figures.image_sheets(
+    {"our samples, sorted by what LeNet reads": rows},
+    title="A classifier always has an answer",
+)
+plt.show()
+
+# %% [markdown]
+# One row a digit, from 0 to 9: the first ten of 300 samples in which LeNet reads it. In most one can see why.
+#
+# **Explain.** A classifier has ten words and uses one of them for everything, even for noise, and is not ashamed. Its *confidence*
+# is no measure of quality. FID asks something better, whether the *cloud* of features is that of real digits; but
+# it, too, sees nothing that this net does not look at. And the number is not zero for perfect samples: two sets of real
+# digits have a distance. That is its **floor**, and belongs beside it.
+
+# %% [markdown]
+# ## 6. Three machines at one price
+#
+# 14×14 MNIST (means of 2×2 pixels, rounded to 8 bits), about eleven CPU-minutes of training each: DiffFlow (two tiny U-Nets, $N = 10$),
+# a DDPM (one U-Net with as many weights, $N = 30$), a coupling flow (eight layers), and beside them the two that learn
+# nothing, the Gaussian and the table of pixels. Chains are also asked on grids that they were not trained on, with the same networks.
+# `benchmarks/small_images.py` measured all of it.
+
+# %%
+measured = json.loads((results / "small_images.json").read_text())
+titles = {
+    "pixels": "pixels alone",
+    "gaussian": "Gaussian",
+    "coupling": "coupling flow",
+    "ddpm": "DDPM",
+    "diffflow": "DiffFlow",
+}
+titles = {key: title for key, title in titles.items() if key in measured}  # DEV
+
+
+def table(records, titles):
+    """A line a model and N."""
+    print("                 N   bits/dim ≤    ODE   FID-LeNet   parameters   minutes")
+    for key, title in titles.items():
+        record = records[key]
+        weights = f"{record['parameters'] / 1e6:.2f} M" if "parameters" in record else "–"
+        minutes = f"{record['cpu_seconds'] / 60:.0f}" if "cpu_seconds" in record else "–"
+        for row in record["rows"]:
+            n = row.get("steps", "–") if "steps" in row else "–"
+            ode = "–" if row["ode"] is None else f"{row['ode']:.2f}"
+            print(
+                f"{title:14s} {n:>3}   {row['bits_per_dim']:10.2f}  {ode:>5s}  {row['fid']:10.1f}"
+                f"   {weights:>10s}   {minutes:>7s}"
+            )
+
+
+table(measured, titles)
+floor = lenet.card["floor"]
+print(f"\nFID-LeNet: 10 000 samples against the test pictures; training against test: {floor:.1f}")
+print(f"one run each, seed {measured['diffflow']['seed']}, {measured['diffflow']['machine']}")
+
+# %% [markdown]
+# ## 7. The big one, on a GPU
+#
+# Nothing about the big model is in a notebook, so that it runs where the GPU is. From the folder of this repository, after
+# `pip install -e ".[images]"`:
+#
+#     diffflow-edu train runs/mnist --images mnist --steps 10 20 30 --warm-start 6000 --precision bf16 --minutes 8
+#
+# trains two `small` U-Nets of 4.5 million weights on 28×28 MNIST: first the diffusion inside, then both nets with ten steps, then
+# twenty, then thirty. It stops after eight minutes, or at Ctrl-C or SIGTERM, between two steps; **the same command goes
+# on** as if nothing had happened, until it says "Trained". On the way it leaves `samples/*.png`, `looks.json` and TensorBoard logs in its folder.
+# Then
+#
+#     diffflow-edu evaluate runs/mnist/model.safetensors --steps 5 10 20 30 --ode-n 100 --fid-n 10000
+#     diffflow-edu sample runs/mnist/model.safetensors --out samples.png
+#
+# and the rival is `diffflow-edu train runs/mnist-ddpm --images mnist --kind ddpm --steps 30 --updates 30000 --precision bf16`.
+#
+# On a machine with a GPU (on Colab: a GPU runtime, this repository cloned and installed), the next cell does the same, in the same folder.
+
+# %%
+config = scale.Config(images="mnist", steps=(10, 20, 30), warm_start=6000, precision="bf16")
+if torch.cuda.is_available():
+    print(f"{torch.cuda.get_device_name()}: training for 8 minutes; run the cell again to go on")
+    finished = scale.train(config, "../runs/mnist", minutes=8)
+    big = (finished or zoo.load(Path("../runs/mnist/best.safetensors"))).to("cuda")
+    for row in evaluate(big, images.load("mnist"), fid_n=10_000):
+        print(f"N = {row.steps}: at most {row.bits_per_dim:.2f} bits/dim, FID-LeNet {row.fid:.1f}")
+    figures.image_sheets({"28×28 MNIST": big.sample(64, seed=0).start})
+    plt.show()
+else:
+    print("no GPU here: nothing to train in a minute")
+
+of_gpu = results / "mnist_gpu.json"
+if of_gpu.exists():
+    print("measured on a GPU:")
+    records = json.loads(of_gpu.read_text())
+    table(records, {key: title for key, title in titles.items() if key in records})
+else:
+    print("We have not yet run this on a GPU, so there are no numbers of the big model to show.")
