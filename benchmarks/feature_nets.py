@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -106,6 +107,20 @@ def accuracy(net: fid.LeNet | fid.ResNet, x: Tensor, labels: Tensor) -> float:
     return float(torch.cat(right).mean())
 
 
+def ship(net: fid.LeNet | fid.ResNet, name: str, card: dict[str, Any]) -> None:
+    """Write a net for the images of that name into the package, all or nothing."""
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in net.state_dict().items()
+    }
+    card = {"net": net.name, "side": net.side} | card
+    fid.FOLDER.mkdir(parents=True, exist_ok=True)
+    path = fid.FOLDER / f"{net.name.lower()}-{name}.safetensors"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
+    temporary.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SETS)}; by default all")
@@ -123,8 +138,6 @@ def main() -> None:
         )
         card = {
             "images": name,
-            "net": net.name,
-            "side": net.side,
             "accuracy": round(accuracy(net, test, data.test_labels), 4),
             "floor": round(floor, 3),
             "floor_images": n,
@@ -134,15 +147,7 @@ def main() -> None:
             "cpu_seconds": round(time.process_time() - began, 1),
             "seed": SEED,
         }
-        tensors = {
-            key: (value.half() if value.is_floating_point() else value).contiguous()
-            for key, value in net.state_dict().items()
-        }
-        fid.FOLDER.mkdir(parents=True, exist_ok=True)
-        path = fid.FOLDER / f"{net.name.lower()}-{name}.safetensors"
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
-        temporary.replace(path)
+        ship(net, name, card)
         print(card, flush=True)
 
 

@@ -15,6 +15,7 @@ from diffflow_edu import exercises
 from diffflow_edu.exercises.checking import Slip, check_function
 from tests import (
     test_exercises_adjoint,
+    test_exercises_colour,
     test_exercises_ddpm,
     test_exercises_flows,
     test_exercises_images,
@@ -34,6 +35,7 @@ NOTEBOOKS = (
     test_exercises_adjoint,
     test_exercises_likelihood,
     test_exercises_machines,
+    test_exercises_colour,
 )
 SOLUTIONS = {check: answer for each in NOTEBOOKS for check, answer in each.SOLUTIONS.items()}
 PLANTED = [planted for each in NOTEBOOKS for planted in each.PLANTED]

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import feature_nets
 from diffflow_edu import fid, images
 
 
@@ -60,9 +61,47 @@ def test_a_feature_net_is_shipped_with_its_accuracy_floor_and_checksum(name):
     assert torch.equal(fid.features(net, x + 5), fid.features(net, x + 1))  # cut off at white
 
 
+def test_a_resnet_takes_colour_images_and_has_128_features():
+    torch.manual_seed(0)
+    net = fid.ResNet().eval()
+    x = torch.rand(4, 3, 32, 32) * 2 - 1
+    assert net(x).shape == (4, 10) and fid.features(net, x).shape == (4, 128)
+    # In eval mode, an image's features do not depend on its neighbours in the batch.
+    torch.testing.assert_close(net.features(x[:1]), net.features(x)[:1], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\), got \(2, 1, 32, 32\)"):
+        net(torch.zeros(2, 1, 32, 32))
+
+
+def test_an_augmented_picture_is_a_piece_of_the_original_mirrored_or_not():
+    # Every pixel of a picture has its own level, so that where it came from can be read off.
+    levels = torch.arange(12 * 12, dtype=torch.uint8).reshape(1, 1, 12, 12).repeat(60, 2, 1, 1)
+    torch.manual_seed(0)
+    out = feature_nets.augmented(levels, reach=2)
+    assert out.shape == levels.shape and out.dtype == torch.uint8
+    assert torch.equal(out[:, 0], out[:, 1])  # all colours move together
+    middle = out[:, 0, 4:8, 4:8].long()  # at most 2 pixels from where it was: no edge in it
+    down, across = middle[:, 1, 0] - middle[:, 0, 0], middle[:, 0, 1] - middle[:, 0, 0]
+    assert down.eq(12).all() and across.abs().eq(1).all()
+    assert 15 < int((across < 0).sum()) < 45  # 60 coins: 30 ± 4 standard deviations
+    moved = middle[across > 0][:, 0, 0] - (4 * 12 + 4)
+    assert len(moved.unique()) > 10 and int(moved.abs().max()) <= 2 * 12 + 2
+
+
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(B, 1, 14, 14\), got \(2, 1, 28, 28\)"):
         fid.features(fid.feature_net("mnist14"), torch.zeros(2, 1, 28, 28))
+
+
+def test_the_net_in_a_file_is_the_one_its_card_names(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net = fid.ResNet()
+    monkeypatch.setattr(fid, "FOLDER", tmp_path)
+    feature_nets.ship(net.eval(), "stained_glass", {"accuracy": 0.5})
+    again = fid.feature_net("stained_glass")
+    assert isinstance(again, fid.ResNet) and again.card["accuracy"] == 0.5
+    x = torch.rand(2, 3, 32, 32)
+    # Stored as 16-bit numbers: three decimals.
+    torch.testing.assert_close(again.features(x), net.features(x), rtol=1e-2, atol=1e-2)
 
 
 def test_a_set_without_a_feature_net_is_told_which_have_one():

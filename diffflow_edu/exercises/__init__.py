@@ -12,6 +12,12 @@ from diffflow_edu.exercises.adjoint import (
     check_network_units,
     check_reverse_step,
 )
+from diffflow_edu.exercises.colour import (
+    check_gaussian_bits,
+    check_pictures_an_hour,
+    check_spike_bits,
+    check_unpadded,
+)
 from diffflow_edu.exercises.ddpm import (
     check_ddim_step,
     check_gaussian_kl,
@@ -70,6 +76,7 @@ __all__ = [
     "check_forward_step",
     "check_frechet",
     "check_gap",
+    "check_gaussian_bits",
     "check_gaussian_kl",
     "check_gaussian_score",
     "check_importance_weighted",
@@ -86,7 +93,10 @@ __all__ = [
     "check_ode_log_prob",
     "check_outcome",
     "check_path_bound",
+    "check_pictures_an_hour",
     "check_r_max",
     "check_reverse_drift",
     "check_reverse_step",
+    "check_spike_bits",
+    "check_unpadded",
 ]
