@@ -10,6 +10,7 @@ import torch
 from diffflow_edu import DDPM, DiffFlow, Schedule
 from diffflow_edu.figures.likelihood import theorem_one_panels
 from diffflow_edu.nets import MLP
+from diffflow_edu.processes import likelihood
 from diffflow_edu.processes.likelihood import (
     ProbabilityFlow,
     family_drift,
@@ -380,6 +381,20 @@ def test_three_numbers_are_reproducible_and_show_themselves():
     assert "K = 4" in repr(a) and f"{a.evaluations} evaluations" in repr(a)
 
 
+@pytest.mark.parametrize("kind", ["log_snr", "polynomial"])
+def test_paths_taken_together_have_the_bounds_of_paths_taken_one_by_one(kind, monkeypatch):
+    model, x = mlp(SCHEDULES[kind]), normals(5, 2)
+    found = {}
+    for together in (1, 30, 10_000):  # 1, 3 and all of the 7 paths in a batch
+        monkeypatch.setattr(likelihood, "TOGETHER", together)
+        found[together] = path_bounds(model, x, 7, seed=3)
+        assert found[together].shape == (7, 5)
+    for together in (30, 10_000):
+        # Up to rounding: a matrix product may add in another order for another batch.
+        assert torch.allclose(found[together], found[1], rtol=1e-12, atol=1e-12)
+    assert len(found[1].unique()) == 35  # and each path has its own noise
+
+
 def test_equal_bounds_leave_nothing_to_tighten():
     assert torch.allclose(importance_weighted(torch.full((7, 3), 2.5)), torch.full((3,), 2.5))
     assert importance_weighted(torch.tensor([[1000.0], [2000.0]])) == pytest.approx(
@@ -483,6 +498,23 @@ def test_the_figure_of_the_theorem_shows_every_number_and_its_prediction(theorem
         (lambda m: family_drift(m, normals(2, 2), 0.5, lam=-1.0), "lam must be a finite number"),
         (lambda m: theorem_one(bent, torch.ones(2, 2)), "x must be float64"),
         (lambda m: theorem_one(bent, normals(2, 2), steps=(0,)), "steps must be a whole number"),
+        (
+            lambda m: theorem_one(bent, normals(2, 2), steps=10),
+            r"steps must be a sequence of numbers, such as \(10,\), got 10",
+        ),
+        (
+            lambda m: theorem_one(bent, normals(2, 2), g=0.1),
+            r"g must be a sequence of numbers, such as \(0.1,\), got 0.1",
+        ),
+        (lambda m: theorem_one(bent, normals(2, 2), g=()), "g must hold at least one number"),
+        (lambda m: theorem_one(bent, normals(2, 2), g=(0.1, 0)), "g must be positive and finite"),
+        (lambda m: theorem_one(bent, normals(2, 2), T=-1.0), "T must be positive and finite"),
+        (lambda m: theorem_one(3, normals(2, 2)), r"drift must be callable as drift\(x, t\)"),
+        (lambda m: sample_family(m, 3, noise=[[0.0, 0.0]] * 3), "noise must be a torch.Tensor of"),
+        (
+            lambda m: sample_family(m, 3, noise=normals(3, 2, dtype=torch.float32)),
+            "noise must be torch.float64 like the model's networks, got torch.float32",
+        ),
     ],
 )
 def test_bad_input_is_named(run, message):

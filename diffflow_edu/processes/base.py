@@ -87,14 +87,14 @@ def check_particles(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} must have shape (B, *shape) with B ≥ 1, got {tuple(x.shape)}")
 
 
-def check_data(x: Tensor, weights: Iterable[Tensor]) -> None:
+def check_data(x: Tensor, weights: Iterable[Tensor], name: str = "x") -> None:
     """Raise a ValueError unless x is particles, `check_particles`, in the dtype of the weights."""
-    check_particles(x)
+    check_particles(x, name)
     ours = {weight.dtype for weight in weights}
     if ours and x.dtype not in ours:
         raise ValueError(
-            f"x must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
-            "convert it with x.float() or x.double(), or the model with model.double()"
+            f"{name} must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
+            f"convert it with {name}.float() or {name}.double(), or the model with model.double()"
         )
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu.nets import MLP
-from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import (
     Field,
     Process,
@@ -28,7 +27,14 @@ from diffflow_edu.processes.base import (
     generator_for,
     standard_normal_log_prob,
 )
-from diffflow_edu.processes.ode import LARGEST_EXACT, Solution, Solver, draw_probes, integrate
+from diffflow_edu.processes.ode import (
+    LARGEST_EXACT,
+    Solution,
+    Solver,
+    draw_probes,
+    integrate,
+    learned,
+)
 from diffflow_edu.schedules import check_whole
 
 SLOWER = 20.0
@@ -182,6 +188,10 @@ class CNF(Process):
         exact = self.trace == "exact" or (self.trace is None and x[0].numel() <= LARGEST_EXACT)
         probes = None if exact else draw_probes(x, self.probes, self.probe, generator)
         gradient = self.gradient or ("adjoint" if solver.adaptive else "direct")
+        parameters = ()
+        if gradient == "adjoint" and torch.is_grad_enabled():
+            module = isinstance(self.drift, nn.Module)
+            parameters = learned(self.drift if module else self.drift_at, x, x.new_tensor(0.0))
         solution = integrate(
             self.drift_at,
             x,
@@ -190,19 +200,11 @@ class CNF(Process):
             probes=probes,
             penalties=penalties,
             gradient=gradient,
-            parameters=self._learned(x) if gradient == "adjoint" else (),
+            parameters=parameters,
             kinks=self._kinks(),
         )
         self.evaluations = solution.evaluations
         return solution
-
-    def _learned(self, x: Tensor) -> list[Tensor]:
-        """What the drift learns; a plain function is asked what it depends on."""
-        if not torch.is_grad_enabled():
-            return []
-        if isinstance(self.drift, nn.Module):
-            return [p for p in self.drift.parameters() if p.requires_grad]
-        return leaves(self.drift_at(x.detach(), x.new_tensor(0.0)))
 
     # Particles -----------------------------------------------------------------------------------
 

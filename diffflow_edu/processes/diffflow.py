@@ -239,9 +239,9 @@ class DiffFlow(Process):
                 )
         return self.schedule.draw() if self.training else self.schedule
 
-    def _check_data(self, x: Tensor) -> None:
+    def _check_data(self, x: Tensor, name: str = "x") -> None:
         # Not the backward std: it stays in its own dtype where the fields are foreign callables.
-        check_data(x, (p for p in self.parameters() if p is not self.log_b_ratio))
+        check_data(x, (p for p in self.parameters() if p is not self.log_b_ratio), name)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -288,8 +288,7 @@ class DiffFlow(Process):
         last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
         """
         check_whole("n", n)
-        if not (isinstance(lam, Real) and 0 <= lam < math.inf):
-            raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
+        check_lam(lam)
         shape = self.shape if shape is None else shape
         check_shape(shape)
         like = self.log_b_ratio
@@ -309,6 +308,12 @@ class DiffFlow(Process):
                 x = x + lam * b[i] * draw()
             states[i] = x
         return Trajectory(self.schedule.times.to(like), states)
+
+
+def check_lam(lam: float) -> None:
+    """Raise a ValueError unless it is a λ of equation 17: a finite number, 0 or more."""
+    if not (isinstance(lam, Real) and 0 <= lam < math.inf):
+        raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
 
 
 def check_schedule(schedule: Schedule) -> None:

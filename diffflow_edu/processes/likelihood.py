@@ -38,12 +38,15 @@ from diffflow_edu.processes.base import (
 )
 from diffflow_edu.processes.between import Between, How
 from diffflow_edu.processes.cnf import CNF
-from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.processes.diffflow import DiffFlow, check_lam
 from diffflow_edu.processes.ode import Solver, divergence, jacobian
-from diffflow_edu.schedules import Schedule, check_time, check_whole
+from diffflow_edu.schedules import Schedule, check_positive, check_time, check_whole
 
 SMALLEST = 1e-8
 """Times below this share of T are taken for it: there −g² s = g² ε/σ is its limit, to rounding."""
+
+TOGETHER = 2**14
+"""Numbers in a batch of `path_bounds`: paths of few particles go through the nets together."""
 
 MANY = 100
 """On grids of more times an interpolated field is smooth enough for a solver to step over them."""
@@ -65,7 +68,7 @@ def family_drift(
     Raises ValueError for what is no model or no particles, for t outside (0, T], and for a bad λ.
     """
     _check_model(model)
-    _check_lam(lam)
+    check_lam(lam)
     check_particles(x)
     check_time(t, model.schedule)
     sde, t = model.schedule.noise_process, torch.as_tensor(t).to(x)
@@ -98,14 +101,19 @@ def sample_family(
     lam: λ ≥ 0; 0 is the probability flow, without noise. noise: (n, *shape), where to start; by
     default it is drawn. last_noise: whether the last substep adds noise. between: how f and s are
     known between the grid's times, see `Between`.
-    Returns a Trajectory at the schedule's N + 1 times. Raises ValueError for a bad λ or substeps.
+    Returns a Trajectory at the schedule's N + 1 times. Raises ValueError for a bad λ or substeps,
+    and for noise that is no float tensor of this shape in the dtype of the model's networks.
     """
     _check_model(model)
-    _check_lam(lam)
+    check_lam(lam)
     check_whole("n", n)
     check_whole("substeps", substeps)
     shape = model.shape if shape is None else shape
     check_shape(shape)
+    if noise is not None:
+        model._check_data(noise, "noise")
+        if noise.shape != (n, *shape):
+            raise ValueError(f"noise must have shape {(n, *shape)}, got {tuple(noise.shape)}")
     like = model.log_b_ratio if noise is None else noise
     generator = generator_for(seed, like.device)
     fields = Between(model, between)
@@ -113,10 +121,6 @@ def sample_family(
     def draw() -> Tensor:
         return torch.randn((n, *shape), generator=generator, dtype=like.dtype, device=like.device)
 
-    if noise is not None:
-        check_particles(noise, "noise")
-        if noise.shape != (n, *shape):
-            raise ValueError(f"noise must have shape {(n, *shape)}, got {tuple(noise.shape)}")
     sde, grid = model.schedule.noise_process, model.schedule.times
     x = draw() if noise is None else noise
     states = [x]
@@ -158,7 +162,7 @@ def fokker_planck_residual(
     Returns the left-hand side, (B,). Raises ValueError for another t and for a bad λ.
     """
     _check_model(model)
-    _check_lam(lam)
+    check_lam(lam)
     check_particles(x)
     check_time(t, model.schedule)
     time = torch.as_tensor(t).to(x)
@@ -354,10 +358,16 @@ def path_bounds(model: DiffFlow, x: Tensor, samples: int, seed: int | None = Non
     model.eval()
     try:
         bounds = []
-        for _ in range(samples):
+        while len(bounds) < samples:
+            # Several paths at a time, of noise drawn path by path: how many changes no number.
+            paths = min(samples - len(bounds), max(1, TOGETHER // x.numel()))
             shape = (model.schedule.steps, *x.shape)
-            noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-            bounds.append(model.bound(x, noise))
+            noise = [
+                torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+                for _ in range(paths)
+            ]
+            several = x.repeat(paths, *[1] * (x.ndim - 1))
+            bounds += model.bound(several, torch.cat(noise, 1)).chunk(paths)
     finally:
         model.train(training)
     return torch.stack(bounds)
@@ -451,15 +461,23 @@ def theorem_one(
     vanishes only where Δt ≪ g, and at fixed N it has no limit as g → 0, because the backward Euler
     step is not the inverse of the forward one. The remainder sums to O(g²) + O(Δt).
 
-    drift: f. x: (B, *shape), float64 wanted. score: by default zero: it comes with a factor g.
+    drift: f. x: (B, *shape), float64 wanted. steps, g: one or more of N and of g. score: by default
+    zero: it comes with a factor g. Raises ValueError for what is none of these.
     """
+    if not callable(drift):
+        raise ValueError(f"drift must be callable as drift(x, t), got {drift!r}")
+    steps, g = _several("steps", steps), _several("g", g)
+    for n in steps:
+        check_whole("steps", n)
+    for v in g:
+        check_positive(g=v)
+    check_positive(T=T)
     check_particles(x)
     if x.dtype != torch.float64:
         raise ValueError(f"x must be float64, for ‖δB‖² − ‖δF‖² cancels; got {x.dtype}")
     score = (lambda y, t: torch.zeros_like(y)) if score is None else score
     path, flow, excess = [], [], []
     for n in steps:
-        check_whole("steps", n)
         times = torch.linspace(0, T, n + 1, dtype=torch.float64)
         log_det, change = _noiseless(drift, x, times)
         flow.append(-log_det)
@@ -468,8 +486,8 @@ def theorem_one(
         )
         excess.append([0.5 * (T / n / v) ** 2 * change for v in g])
     return TheoremOne(
-        steps=torch.tensor(list(steps)),
-        g=torch.tensor(list(g), dtype=torch.float64),
+        steps=torch.tensor(steps),
+        g=torch.tensor(g, dtype=torch.float64),
         path=torch.tensor(path),
         flow=torch.tensor(flow),
         excess=torch.tensor(excess),
@@ -512,6 +530,15 @@ def _check_model(model: object) -> None:
         raise ValueError(f"model must be a DDPM or DiffFlow, got {type(model).__name__}")
 
 
-def _check_lam(lam: float) -> None:
-    if not (isinstance(lam, Real) and 0 <= lam < math.inf):
-        raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
+def _several(name: str, values: Sequence[float]) -> list[float]:
+    """A list of them. Raises ValueError unless there is one at least."""
+    values = values.tolist() if isinstance(values, Tensor) else values
+    try:
+        several = list(values)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be a sequence of numbers, such as ({values!r},), got {values!r}"
+        ) from None
+    if not several:
+        raise ValueError(f"{name} must hold at least one number, got {values!r}")
+    return several
