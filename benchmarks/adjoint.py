@@ -148,6 +148,14 @@ def seconds_a_step(
 
 def saved_bytes(way: str, steps: int = STEPS, particles: int = PARTICLES) -> int:
     """The peak of what autograd holds for backward, and the states the adjoint caches."""
+    model, x = setting(steps, particles)
+    peak = peak_saved(lambda: gradient(way, model, x))
+    states = (steps + 1) * x.numel() * x.element_size()
+    return peak + (0 if way == "autograd" else states)
+
+
+def peak_saved(work: Callable[[], object]) -> int:
+    """The peak of the bytes that autograd holds for backward while some work is done."""
     live: dict[int, int] = {}  # storage -> how many saved tensors share it
     now = peak = 0
 
@@ -165,11 +173,9 @@ def saved_bytes(way: str, steps: int = STEPS, particles: int = PARTICLES) -> int
             live[self.key] -= 1
             now -= self.size if live[self.key] == 0 else 0
 
-    model, x = setting(steps, particles)
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        gradient(way, model, x)
-    states = (steps + 1) * x.numel() * x.element_size()
-    return peak + (0 if way == "autograd" else states)
+        work()
+    return peak
 
 
 def resident_rise(way: str, threads: int) -> int:

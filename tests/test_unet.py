@@ -1,5 +1,10 @@
 """The U-Net as a field on images, and the adjoint through it."""
 
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -174,3 +179,56 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(size):
         found = net(x.to(memory_format=torch.channels_last), t)
     # float32 sums in another order, through ten layers.
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+# Memory -------------------------------------------------------------------------------------------
+
+FLAT = 1.3
+"""Of N = 50 over N = 5, beside the states that are kept: nearly flat."""
+
+
+def test_what_the_adjoint_holds_for_backward_is_one_step_of_the_unet_for_any_n():
+    from benchmarks.adjoint import peak_saved
+
+    held = {}
+    for steps in (5, 50):
+        model = model_with(steps, torch.float32)
+        x = torch.randn(1, 1, 8, 8)
+        held[steps] = peak_saved(lambda: model.loss(x).backward())  # noqa: B023
+        if steps == 5:
+            naive = peak_saved(lambda: model.bound(x, gradient="autograd").mean().backward())  # noqa: B023
+    assert held[5] > 0 and held[50] <= FLAT * held[5]
+    assert naive > 2 * held[5]  # of five steps; both hold the weights, which are counted once
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak")
+def test_the_peak_resident_memory_of_the_adjoint_through_a_unet_is_nearly_flat_in_n():
+    # The peak of a process only rises: N = 50, after N = 5, may add the states and little more.
+    body = """
+        import torch
+        from benchmarks.adjoint import peak_resident
+        from diffflow_edu import DiffFlow, Schedule
+        from diffflow_edu.unet import Size
+
+        torch.set_num_threads(1)
+        size = Size(channels=8, factors=(1, 2), blocks=1, attention=())
+
+        def peak(steps, batch):
+            torch.manual_seed(0)
+            model = DiffFlow.unet(Schedule.log_snr(steps), (1, 16, 16), size)
+            model.loss(torch.randn(batch, 1, 16, 16)).backward()
+            return peak_resident()
+
+        print(peak(2, 1), peak(5, 32), peak(50, 32))
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(body)],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    before, five, fifty = map(int, answer.stdout.split())
+    states = 4 * 51 * 32 * 16 * 16
+    assert five - before > 5 * states  # a step of the net is what there is to see
+    assert fifty - before - states <= FLAT * (five - before)
