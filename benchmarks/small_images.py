@@ -157,23 +157,36 @@ def draw_pixels(data: images.Images, share: Tensor, n: int) -> Tensor:
     return data.dequantise(drawn.to(torch.uint8), seed=SEED)
 
 
-def sheets(data: images.Images, others: images.Images) -> dict[str, Tensor]:
-    """Samples of everything that was trained, (SHEET, C, H, W) uint8, and as many test pictures."""
-    flow = CouplingFlow(data.dim, layers=8, hidden=256)
-    fit(flow, Flat(others), **COUPLING, seed=SEED, checkpoint=RUNS / "coupling.pt")
-    flat = {
-        "gaussian": draw_gaussian(fit_gaussian(others), SHEET),
-        "pixels": draw_pixels(others, fit_pixels(others), SHEET),
-        "coupling": flow.sample(SHEET, seed=SEED).start,
-    }
-    drawn = {name: x.unflatten(1, data.shape) for name, x in flat.items()}
-    for name in ("ddpm", "diffflow"):
+@torch.no_grad()
+def sheet(name: str, data: images.Images, others: images.Images) -> dict[str, Tensor]:
+    """Samples of what was trained, a chain's on each N: by title, (SHEET, C, H, W) uint8."""
+    if name in CHAINS:
         model = zoo.load(RUNS / name / "model.safetensors")
         calibration = data.sample(CALIBRATION, seed=SEED + 1)  # as `evaluate` does
-        for steps in CHAINS[name][1]:
-            chain = on_grid(model, steps, calibration)
-            drawn[f"{name} {steps}"] = chain.sample(SHEET, seed=SEED, shape=data.shape).start
-    return {"data": data.test[:SHEET]} | {name: data.quantise(x) for name, x in drawn.items()}
+        grids = {f"{name} {n}": on_grid(model, n, calibration) for n in CHAINS[name][1]}
+        drawn = {
+            title: chain.sample(SHEET, seed=SEED, shape=data.shape).start
+            for title, chain in grids.items()
+        }
+        return {title: data.quantise(x) for title, x in drawn.items()}
+    if name == "gaussian":
+        drawn = draw_gaussian(fit_gaussian(others), SHEET)
+    elif name == "pixels":
+        drawn = draw_pixels(others, fit_pixels(others), SHEET)
+    else:
+        flow = CouplingFlow(data.dim, layers=8, hidden=256)
+        fit(flow, Flat(others), **COUPLING, seed=SEED, checkpoint=RUNS / "coupling.pt")
+        drawn = flow.sample(SHEET, seed=SEED).start
+    return {name: data.quantise(drawn.unflatten(1, data.shape))}
+
+
+def write_sheets(names: list[str], data: images.Images, others: images.Images) -> None:
+    """Put the samples asked for beside those that are there, and beside test pictures."""
+    arrays = dict(np.load(SHEETS)) if SHEETS.exists() else {}
+    arrays["data"] = data.test[:SHEET].numpy()
+    for name in names:
+        arrays |= {title: x.numpy() for title, x in sheet(name, data, others).items()}
+    np.savez_compressed(SHEETS, **arrays)
 
 
 def parameters(model: Process) -> int:
@@ -218,9 +231,7 @@ def main() -> None:
     held = scale.HELD
     others = replace(data, train=data.train[:-held], train_labels=data.train_labels[:-held])
     if options.sheets:
-        drawn = {name: x.numpy() for name, x in sheets(data, others).items()}
-        np.savez_compressed(SHEETS, **drawn)
-        return
+        return write_sheets([name for name in options.only if name != "digits"], data, others)
     for name in options.only:
         record = chain(name) if name in CHAINS else measures[name](others)
         write(

@@ -25,6 +25,16 @@ def test_a_sheet_shows_every_image_and_its_title():
         assert (picture[6:, 6:, :3] == 255).all() and (picture[:5, :5, :3] == 1).all()
 
 
+def test_sheets_in_rows_leave_the_rest_of_the_last_row_empty():
+    figure = figures.image_sheets({name: torch.zeros(1, 1, 4, 4) for name in "abc"}, columns=2)
+    shown = [(axes.get_title(), len(axes.images), axes.axison) for axes in figure.axes]
+    assert shown == [("a", 1, False), ("b", 1, False), ("c", 1, False), ("", 0, False)]
+    a, b, c, _ = (axes.get_subplotspec() for axes in figure.axes)
+    assert (a.rowspan, b.rowspan, c.rowspan) == (range(1), range(1), range(1, 2))
+    with pytest.raises(ValueError, match="columns must be .* got 0"):
+        figures.image_sheets({"a": torch.zeros(1, 1, 4, 4)}, columns=0)
+
+
 @pytest.mark.parametrize(
     ("sheets", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -10,13 +11,17 @@ from torch import Tensor
 
 from diffflow_edu.figures.images import image_bytes, mosaic
 from diffflow_edu.figures.style import MODELS, MODES, style
+from diffflow_edu.schedules import check_whole
 
 
-def image_sheets(sheets: Mapping[str, Tensor], title: str | None = None) -> Figure:
+def image_sheets(
+    sheets: Mapping[str, Tensor], title: str | None = None, columns: int | None = None
+) -> Figure:
     """Images side by side, one square sheet a panel.
 
-    sheets: per panel (n, C, H, W) or (n, H, W), −1 black and 1 white, clipped beyond.
-    Raises ValueError for an empty dict and for anything but images.
+    sheets: per panel (n, C, H, W) or (n, H, W), −1 black and 1 white, clipped beyond. columns:
+    panels in a row; by default all. Raises ValueError for an empty dict and for anything but
+    images.
     """
     if not sheets:
         raise ValueError("sheets must hold at least one panel, got an empty dict")
@@ -24,15 +29,21 @@ def image_sheets(sheets: Mapping[str, Tensor], title: str | None = None) -> Figu
         if not isinstance(images, Tensor) or images.ndim not in (3, 4) or len(images) == 0:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"sheets[{name!r}] must be images (n, C, H, W), got {got}")
+    columns = len(sheets) if columns is None else columns
+    check_whole("columns", columns)
+    rows = math.ceil(len(sheets) / columns)
+    side = 2.6 if columns > 2 else 4.2
     with style():
         figure, grid = plt.subplots(
-            1,
-            len(sheets),
-            figsize=(2.6 * len(sheets), 3.2 if title else 2.8),
+            rows,
+            columns,
+            figsize=(side * columns, (side + 0.2) * rows + (0.4 if title else 0)),
             squeeze=False,
             layout="compressed",
         )
-        for axes, (name, images) in zip(grid[0], sheets.items(), strict=True):
+        for axes in grid.flat[len(sheets) :]:
+            axes.set_axis_off()
+        for axes, (name, images) in zip(grid.flat, sheets.items(), strict=False):
             picture = mosaic(image_bytes(images[None].detach().float().cpu().numpy())[0])
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(name)
