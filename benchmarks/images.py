@@ -9,9 +9,9 @@ and of a GPU stand side by side in the JSON, under "cpu" and "cuda".
 
 *steps*: one training step (loss, gradient, Adam) of DDPM and of DiffFlow on the same batch with the
 same score network, in several precisions and layouts, run in turn, round after round, so that a
-busy machine slows all of them; the median counts. TFLOP/s are of the products that were carried
-out, those that the adjoint repeats included, over the step's time; *share* is of the rate of one
-large matrix product in that precision, measured here too. *compile*: the same with the U-Nets
+busy machine slows all of them; the median counts. TFLOP/s are of the products in the nets, those
+that the adjoint repeats included, over the time of the step; *share* is of the rate of one large
+matrix product in that precision, measured here too. *compile*: the same with the U-Nets
 through torch.compile.
 
 *memory*: of one gradient against N, by autograd and by the adjoint. On a GPU the peak of what torch
@@ -26,6 +26,7 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -36,13 +37,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.adjoint import peak_resident, peak_saved
 from benchmarks.train_zoo import current_commit
 from diffflow_edu import DDPM, DiffFlow, Schedule
 from diffflow_edu.scale import compiled, machine
+from diffflow_edu.unet import cost
 
 RESULTS = Path(__file__).parent / "results" / "images.json"
 MANY_STEPS = (5, 10, 20, 30, 50)
@@ -114,12 +114,16 @@ def training_step(
     return model, step
 
 
-def flops_of(work: Callable[[], None]) -> int:
-    """The floating-point operations of the products in some work; a multiply-add is two."""
-    # Of the ways to attend, this one is made of products that the counter knows on any device.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
+def flops_of(kind: str, setting: Setting) -> int:
+    """The floating-point operations of the nets in a training step; a multiply-add is two.
+
+    A backward pass is twice a forward one. DDPM runs its score once and back. The adjoint runs the
+    drift N times ahead, and at every state, x_0 to x_N, again and back; the score at N of them.
+    """
+    model, _ = model_and_batch(setting, setting.steps, 1, torch.device("cpu"))
+    one = cost(model.drift, setting.shape).flops * setting.batch
+    n = setting.steps
+    return one * (3 if kind == "ddpm" else n + 3 * (n + 1) + 3 * n)
 
 
 def matmul_rate(side: int, dtype: torch.dtype, device: torch.device, rounds: int = 5) -> float:
@@ -143,7 +147,7 @@ def measure_steps(setting: Setting, device: torch.device) -> dict[str, Any]:
         for kind in KINDS
         for variant in VARIANTS
     }
-    flops = {kind: flops_of(cases[kind, VARIANTS[0]]) for kind in KINDS}
+    flops = {kind: flops_of(kind, setting) for kind in KINDS}
     seconds = in_turn(cases, setting.rounds, device)
     rows = []
     for (kind, variant), values in seconds.items():
@@ -310,14 +314,14 @@ def main() -> None:
         for setting in SETTINGS[device.type]:
             size = "×".join(map(str, setting.shape))
             name = f"{size} {setting.size}"
-            began = time.process_time()
+            began = sum(os.times()[:4])  # that of the forks, too
             with nullcontext() if device.type == "cpu" else torch.cuda.device(0):
                 record = MEASURES[part](setting, device)
             record |= {
                 "setting": vars(setting),
                 "machine": machine(device),
                 "commit": current_commit(),
-                "cpu_seconds": round(time.process_time() - began),
+                "cpu_seconds": round(sum(os.times()[:4]) - began),
             }
             write(device, f"{part}, {name}", record)
             print(part, name, json.dumps(record, indent=1), flush=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffflow_edu.optimizers import Optimizers
 from diffflow_edu.parallel import Processes
 from diffflow_edu.processes.base import Process
 from diffflow_edu.schedules import Schedule
@@ -59,7 +60,7 @@ def save(
     run: dict[str, float],
     model: Process,
     average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     history: History,
     like: Tensor,
     processes: Processes,
@@ -122,7 +123,7 @@ def resume(
     run: dict[str, float],
     model: Process,
     average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     history: History,
     like: Tensor,
     processes: Processes,

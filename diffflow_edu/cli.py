@@ -9,16 +9,17 @@ On several GPUs: accelerate launch -m diffflow_edu.cli train runs/cifar10 --imag
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from diffflow_edu import images, zoo
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.scale import Config, save_sheet
+from diffflow_edu.scale import Config, machine, save_sheet
 from diffflow_edu.scale import train as train_run
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def train(
     config: Annotated[Config, tyro.conf.arg(name="")],
     minutes: float = math.inf,
     look_every: int = 1000,
+    keep: int = 2,
 ) -> None:
     """Train an image model in a folder, or go on there.
 
@@ -48,11 +50,12 @@ def train(
         config: what is trained.
         minutes: stop cleanly after so many.
         look_every: training steps between checkpoints.
+        keep: how many checkpoints of a stage stay; the best model always does.
     """
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=config.precision)
-    model = train_run(config, folder, minutes, look_every, accelerator)
+    model = train_run(config, folder, minutes, look_every, accelerator, keep)
     accelerator.end_training()  # or threads of the group may outlive the interpreter
     if not accelerator.is_main_process:
         return
@@ -67,6 +70,7 @@ def sample(
     out: Path = Path("samples.png"),
     n: int = 64,
     seed: int = 0,
+    last_noise: bool = False,
 ) -> None:
     """Draw samples from a trained model and save them side by side as a PNG.
 
@@ -75,10 +79,11 @@ def sample(
         out: the picture.
         n: how many.
         seed: of the noise.
+        last_noise: add noise in the last step, too; without, it is the mean (Tweedie's formula).
     """
     model = _image_model(weights)
     data_name = model.card["config"]["images"]
-    save_sheet(model.to(_device()), model.shape, out, n, seed)
+    save_sheet(model.to(_device()), model.shape, out, n, seed, last_noise)
     print(f"{n} samples of {data_name}: {out}")
 
 
@@ -88,26 +93,56 @@ def evaluate(
     n: int | None = None,
     ode_n: int = 0,
     fid_n: int = 0,
+    fid: Literal["shipped", "inception"] = "shipped",
+    last_noise: bool = False,
+    seed: int = 0,
 ) -> None:
     """Bits/dim and FID of a trained model on test pictures; also written beside it as JSON.
 
     Args:
         weights: a model.safetensors that `train` wrote.
-        steps: values of N to run its networks with; by default the one it was trained with.
+        steps: values of N to run its networks with; by default the one it was trained with. On
+            another N they run at times they may not have been trained at.
         n: test pictures for the bound; by default 1000, or all.
         ode_n: test pictures for the probability flow; 0 leaves it out.
-        fid_n: samples for FID by the shipped feature net; 0 leaves it out.
+        fid_n: samples, and test pictures, for FID; 0 leaves it out.
+        fid: its feature net: the small one that comes with the package, or Inception, which needs
+            torchmetrics, torch-fidelity, torchvision and 92 MB of weights.
+        last_noise: add noise in the last step of the samples, too; without, it is the mean
+            (Tweedie's formula).
+        seed: of all noise.
     """
     from diffflow_edu.evaluation import evaluate as evaluate_model
-    from diffflow_edu.evaluation import table
+    from diffflow_edu.evaluation import table, yardstick
 
-    model = _image_model(weights)
-    data = images.load(model.card["config"]["images"])
-    rows = evaluate_model(model.to(_device()), data, steps or None, n, ode_n, fid_n)
-    print(table(rows, data, fid_n))
+    model = _image_model(weights).to(_device())
+    data = images.load(model.card["config"]["images"]).to(_device())
+    net = yardstick(data, fid_n, fid, seed) if 0 < fid_n <= len(data.test) else None
+    options = {"last_noise": last_noise, "fid_net": net}
+    rows = evaluate_model(model, data, steps or None, n, ode_n, fid_n, seed, **options)
+    print(table(rows, data, fid_n, net, model.schedule.steps))
+    result = {
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "images": repr(data),
+        "trained_steps": model.schedule.steps,
+        "n": min(1000, len(data.test)) if n is None else n,
+        "ode_n": ode_n,
+        "fid_n": fid_n,
+        "fid_net": None
+        if net is None
+        else {
+            "name": net.name,
+            "sha256": net.sha256,
+            "floor": net.floor,
+            "floor_images": net.floor_images,
+        },
+        "last_noise": last_noise,
+        "seed": seed,
+        "machine": machine(_device()),
+        "rows": [asdict(row) for row in rows],
+    }
     out = weights.with_suffix(".json")
     temporary = out.with_name(out.name + ".part")
-    result = {"n": n, "ode_n": ode_n, "fid_n": fid_n, "rows": [asdict(row) for row in rows]}
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(out)
 
@@ -116,7 +151,7 @@ def download(name: tyro.conf.Positional[str]) -> None:
     """Fetch a set of pictures into the cache, and check it.
 
     Args:
-        name: mnist, fashion_mnist or cifar10.
+        name: mnist (mnist14 is made of it), fashion_mnist or cifar10.
     """
     print(images.load(name))
 

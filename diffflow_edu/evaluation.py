@@ -1,21 +1,26 @@
 """Bits per dimension and FID of an image model, for one number of steps or many.
 
-A net trained on one grid can be run on another of the same noise process; the backward noise is set
-anew for each. Conventions: bits/dim of the bound are "at most"; the probability flow is another
-density and stands in its own column; FID carries the name of its feature net, and its floor.
+A net trained on one grid can be run on another of the same noise process. That is what the rows for
+other numbers of steps than the trained one are: the same networks at times of which they may never
+have been told, with the backward noise set anew by training pictures. A model trained on such a
+grid may do better. Conventions: bits/dim of the bound are "at most"; the probability flow is
+another density and stands in its own column; FID carries the name of its feature net, and its
+floor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffflow_edu import fid, images
+from diffflow_edu.inception import Inception
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.schedules import LogSNR, Schedule, check_whole
 
 CALIBRATION = 500
 
@@ -36,15 +41,54 @@ class Row:
 
 
 def on_grid(model: DiffFlow, steps: int, data: Tensor) -> DiffFlow:
-    """The same networks on N log-SNR steps of the same noise, its backward noise set by `data`."""
+    """The same networks on N steps of the same kind and noise, their backward noise set by `data`.
+
+    Raises ValueError for a schedule that is neither log-SNR nor told by the model's card.
+    """
     noise = model.schedule.noise_process
-    schedule = Schedule.log_snr(steps, r_min=noise.r_min, r_max=noise.r_max)
+    recipe = getattr(model, "card", {}).get("recipe", {})
+    if isinstance(noise, LogSNR):
+        schedule = Schedule.log_snr(steps, r_min=noise.r_min, r_max=noise.r_max)
+    elif "schedule" in recipe:
+        constructor, arguments = recipe["schedule"]
+        schedule = getattr(Schedule, constructor)(**{**arguments, "steps": steps})
+    else:
+        raise ValueError(f"steps: how to make {model.schedule} of another N is not known")
     other = DiffFlow(model.drift, model.score, schedule)
     other.shape = model.shape
     other.taught = model.schedule.times if model.taught is None else model.taught
     other.to(model.log_b_ratio.device).eval()
     other.calibrate(data)
     return other
+
+
+class Shipped:
+    """FID in the features of the net that comes with the package for a set of pictures."""
+
+    def __init__(self, data: images.Images, n: int, device: torch.device, seed: int) -> None:
+        self.net = fid.feature_net(data.name).to(device)
+        self.name, self.sha256 = self.net.name, self.net.sha256
+        self.floor: float = self.net.card["floor"]
+        self.floor_images: int = self.net.card["floor_images"]
+        self.wanted = fid.features(self.net, data.dequantise(data.test[:n], seed=seed))
+
+    def distance(self, samples: Tensor) -> float:
+        """Of samples (n, C, H, W) in [−1, 1] to as many test pictures."""
+        return fid.frechet_distance(fid.features(self.net, samples), self.wanted)
+
+
+def yardstick(
+    data: images.Images, n: int, net: Literal["shipped", "inception"] = "shipped", seed: int = 0
+) -> Shipped | Inception:
+    """What measures the FID of n samples, with its name, sha256 and floor.
+
+    Raises ValueError for an unknown net, MissingError where Inception cannot be had.
+    """
+    if net not in ("shipped", "inception"):
+        raise ValueError(f"fid must be 'shipped' or 'inception', got {net!r}")
+    if net == "inception":
+        return Inception(data, n)
+    return Shipped(data, n, data.test.device, seed)
 
 
 @torch.no_grad()
@@ -57,12 +101,14 @@ def evaluate(
     fid_n: int = 0,
     seed: int = 0,
     batch: int = 250,
+    last_noise: bool = False,
+    fid_net: Shipped | Inception | None = None,
 ) -> list[Row]:
     """A `Row` for every N in steps; by default for the model's own, as it is.
 
     n: test pictures for the bound, 1000 by default or all. ode_n: for the ODE (Hutchinson's trace).
     fid_n: samples and as many test pictures for FID, which needs a feature net shipped for these
-    images.
+    images, or a `fid_net` of `yardstick` for as many. last_noise: of the samples, see `sample`.
     Raises ValueError where test pictures are too few.
     """
     n = min(1000, len(data.test)) if n is None else n
@@ -74,9 +120,8 @@ def evaluate(
     data = data.to(device)
     test = data.dequantise(data.test[: max(n, ode_n)], seed=seed)
     calibration = data.sample(CALIBRATION, seed=seed + 1)
-    net = fid.feature_net(data.name).to(device) if fid_n else None
-    if net is not None:
-        wanted = fid.features(net, data.dequantise(data.test[:fid_n], seed=seed))
+    if fid_n and fid_net is None:
+        fid_net = yardstick(data, fid_n, seed=seed)
 
     rows = []
     for number in steps or [model.schedule.steps]:
@@ -90,32 +135,48 @@ def evaluate(
             log_p = [chain.log_prob(p, seed, trace="hutchinson") for p in test[:ode_n].split(batch)]
             ode = float(data.bits_per_dim(-torch.cat(log_p).double().mean()))
         distance = None
-        if net is not None:
+        if fid_n:
+            how = {"shape": data.shape, "last_noise": last_noise}
             parts = [
-                chain.sample(min(batch, fid_n - i), seed=seed + i, shape=data.shape).start.clone()
+                chain.sample(min(batch, fid_n - i), seed=seed + i, **how).start.clone()
                 for i in range(0, fid_n, batch)
             ]
-            distance = fid.frechet_distance(fid.features(net, torch.cat(parts)), wanted)
+            distance = fid_net.distance(torch.cat(parts))
         error = float(bits.std()) / n**0.5
         rows.append(Row(chain.schedule.steps, float(bits.mean()), error, ode, distance))
     return rows
 
 
-def table(rows: Sequence[Row], data: images.Images, fid_n: int = 0) -> str:
-    """The rows as text, with what the numbers are."""
-    net = fid.feature_net(data.name) if fid_n else None
-    score = f"FID-{net.name}" if net else ""
-    head = f"{'N':>4}  {'bits/dim ≤':>14}  {'ODE':>7}  {score:>10}"
-    lines = [f"{data.name}, test pictures", head]
+def table(
+    rows: Sequence[Row],
+    data: images.Images,
+    fid_n: int = 0,
+    fid_net: Shipped | Inception | None = None,
+    trained_steps: int | None = None,
+) -> str:
+    """The rows as text, with what the numbers are.
+
+    fid_net: by default the shipped one. trained_steps: N of the model, where rows may have others.
+    """
+    if fid_n and fid_net is None:
+        fid_net = yardstick(data, 2)
+    name = f"FID-{fid_net.name}" if fid_n else ""
+    width = max(len(name), 9)
+    head = f"{'N':>4}  {'bits/dim ≤':>15}  {'ODE':>7}  {name:>{width}}"
+    lines = [f"{data.name}, test pictures", head.rstrip()]
     for row in rows:
         ode = "" if row.ode is None else f"{row.ode:.3f}"
         distance = "" if row.fid is None else f"{row.fid:.2f}"
+        bits = f"{row.bits_per_dim:.3f} ± {row.error:.3f}"
+        lines.append(f"{row.steps:>4}  {bits:>15}  {ode:>7}  {distance:>{width}}".rstrip())
+    if fid_n:
         lines.append(
-            f"{row.steps:>4}  {row.bits_per_dim:>7.3f} ± {row.error:.3f}  {ode:>7}  {distance:>10}"
+            f"{name} of {fid_n} samples against {fid_n} test pictures; training against test "
+            f"pictures: {fid_net.floor:.2f} ({fid_net.floor_images} each)"
         )
-    if net:
+    if trained_steps is not None and any(row.steps != trained_steps for row in rows):
         lines.append(
-            f"{score} of {fid_n} samples against {fid_n} test pictures; training against test "
-            f"pictures: {net.card['floor']:.2f} ({net.card['floor_images']} each)"
+            f"Trained on {trained_steps} steps. On other numbers of steps the same networks run at "
+            "other times, their backward noise set anew."
         )
     return "\n".join(lines)

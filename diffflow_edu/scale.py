@@ -3,7 +3,7 @@
 A run lives in a folder:
 
     config.json               what was asked for; the same folder takes no other
-    stage-0.pt                where training stands, with stage-0.pt.previous
+    stage-0.pt                where training stands, with stage-0.pt.previous and so on
     stage-0.safetensors       the model after a stage of training; each stage has its own N
     model.safetensors         the model after the last stage, and best.safetensors the best so far
     samples/…png, logs/       pictures and TensorBoard logs made on the way
@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffflow_edu import images, zoo
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule, check_positive, check_whole
 from diffflow_edu.training import fit
-from diffflow_edu.unet import find_size
+from diffflow_edu.unet import UNet, find_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,7 +49,7 @@ class Config:
     """A run, in the numbers that make it. Everything else follows."""
 
     images: str = "mnist"
-    """a set of pictures: mnist, mnist14, fashion_mnist, cifar10 or digits"""
+    """a set of pictures: mnist, mnist14, fashion_mnist, cifar10, digits or patches"""
     kind: Literal["diffflow", "ddpm"] = "diffflow"
     """diffflow learns the drift, ddpm leaves it at zero"""
     size: str = "small"
@@ -68,12 +68,19 @@ class Config:
     """learning rate of Adam; falls to 0 along a cosine in each stage"""
     ema: float = 0.999
     """decay of the average of the weights"""
+    grid: Literal["log_snr", "flexible"] = "log_snr"
+    """of time: log_snr, whose noise rises geometrically, or the paper's flexible one, drawn anew
+    for every batch, on which the drift alone carries pictures to noise"""
     r_min: float = 0.01
-    """noise-to-signal ratio of the first step"""
+    """log_snr: noise-to-signal ratio of the first step"""
     r_max: float = 10.0
-    """and of the last"""
+    """log_snr: and of the last"""
+    beta: float = 0.9
+    """flexible: the power of i/N in the times"""
     precision: Literal["no", "bf16"] = "no"
     """bf16 is faster on a GPU; sums stay in 32 bits"""
+    compile: bool = False
+    """torch.compile the U-Nets: minutes before the first step; not yet measured on a GPU"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,19 +100,28 @@ class Config:
         check_positive(lr=self.lr)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be at least 0 and below 1, got {self.ema!r}")
+        if self.grid not in ("log_snr", "flexible"):
+            raise ValueError(f"grid must be 'log_snr' or 'flexible', got {self.grid!r}")
+        if self.grid == "flexible" and self.kind == "ddpm":
+            raise ValueError("grid 'flexible' needs a drift that is learned, so kind 'diffflow'")
         Schedule.log_snr(self.steps[0], r_min=self.r_min, r_max=self.r_max)  # raises for bad ones
+        check_positive(beta=self.beta)
         check_whole("warm_start", self.warm_start, least=0)
         if self.warm_start and self.kind == "ddpm":
             raise ValueError("warm_start is for kind 'diffflow'; a ddpm has no drift to wait for")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, got {self.compile!r}")
 
     def recipe(self, steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
         """What `zoo.build` makes the model of a stage from."""
-        grid = {"steps": steps, "r_min": self.r_min, "r_max": self.r_max}
+        grid = ["log_snr", {"steps": steps, "r_min": self.r_min, "r_max": self.r_max}]
+        if self.grid == "flexible":
+            grid = ["polynomial", {"steps": steps, "beta": self.beta, "flexible": True}]
         return {
             "kind": self.kind,
-            "schedule": ["log_snr", grid],
+            "schedule": grid,
             "size": self.size,
             "shape": list(shape),
             "learn_backward_std": True,
@@ -118,18 +134,21 @@ def train(
     minutes: float = math.inf,
     look_every: int = 1000,
     accelerator: Accelerator | None = None,
+    keep: int = 2,
 ) -> Process | None:
     """Train what the config says, or go on where the folder says that training stands.
 
     minutes: stop cleanly after so many; the next call goes on. look_every: training steps between
     checkpoints; each is looked at: bits/dim of pictures kept from training, a sheet of samples.
-    accelerator: of accelerate; by default one that finds the GPU by itself.
+    accelerator: of accelerate; by default one that finds the GPU by itself. keep: the newest so
+    many checkpoints of a stage stay.
     Returns the trained model, None where time was up or SIGTERM came first.
 
     Raises ValueError where the folder holds a run of another config, DataError for pictures that
     cannot be had, CheckpointError for a checkpoint that cannot be used.
     """
     check_whole("look_every", look_every)
+    check_whole("keep", keep)
     if not minutes > 0:
         raise ValueError(f"minutes must be positive, got {minutes!r}")
     folder = Path(folder)
@@ -161,27 +180,30 @@ def train(
                 continue
             with _seeded(config.seed, accelerator.device):
                 model = successor(zoo.build(recipe), model)
+            model.to(memory_format=layout(accelerator.device, config.precision))
             warm_start = config.warm_start if stage == 0 else 0
             updates = config.updates // len(config.steps)
             card = {"recipe": recipe, "config": asdict(config)}
             watch = Watch(folder, stage, card, data, held, look_every, accelerator)
-            history = fit(
-                model,
-                data,
-                steps=updates,
-                warm_start=warm_start,
-                batch_size=config.batch_size,
-                accumulate=config.accumulate,
-                lr=config.lr,
-                ema=config.ema,
-                seed=config.seed,
-                accelerator=accelerator,
-                checkpoint=watch.checkpoint,
-                checkpoint_every=look_every,
-                callback=lambda step, _, w=watch: (
-                    w.look(step) or terminated.is_set() or time.monotonic() > end
-                ),
-            )
+            with compiled(model, config.compile):
+                history = fit(
+                    model,
+                    data,
+                    steps=updates,
+                    warm_start=warm_start,
+                    batch_size=config.batch_size,
+                    accumulate=config.accumulate,
+                    lr=config.lr,
+                    ema=config.ema,
+                    seed=config.seed,
+                    accelerator=accelerator,
+                    checkpoint=watch.checkpoint,
+                    checkpoint_every=look_every,
+                    checkpoint_keep=keep,
+                    callback=lambda step, _, w=watch: (
+                        w.look(step) or terminated.is_set() or time.monotonic() > end
+                    ),
+                )
             if len(history.loss) < warm_start + updates:
                 return None
             with _seeded(config.seed, accelerator.device):
@@ -210,6 +232,39 @@ def successor(model: DiffFlow, earlier: DiffFlow | None) -> DiffFlow:
         weights = {k: v for k, v in earlier.state_dict().items() if k != "log_b_ratio"}
         model.load_state_dict(weights, strict=False)
     return model
+
+
+def layout(device: torch.device, precision: str) -> torch.memory_format:
+    """How the weights of convolutions, and with them the activations, lie in memory.
+
+    Channels-last is what the tensor cores of a GPU want with bf16, though it has not been measured
+    on one yet. On a CPU it helps in 32 bits and harms in bf16 (benchmarks/results/images.json).
+    """
+    good = precision == "bf16" if device.type == "cuda" else precision == "no"
+    return torch.channels_last if good else torch.contiguous_format
+
+
+@contextmanager
+def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """The U-Nets of a model go through torch.compile, and afterwards are as they were.
+
+    In place, so weights keep their names. Without CUDA graphs, which would write the next output of
+    a net over the last, and have not been tried with the adjoint on a GPU.
+    """
+    if not wanted:
+        yield
+        return
+    nets = [module for module in model.modules() if isinstance(module, UNet)]
+    # Each net has a version with a gradient, one without and one for a warm start: more than the
+    # default limit for two nets. A net is told its t as a tensor, so N times make one version.
+    with torch._dynamo.config.patch(recompile_limit=32):
+        for net in nets:
+            net.compile(dynamic=False)
+        try:
+            yield
+        finally:
+            for net in nets:
+                net._compiled_call_impl = None
 
 
 class Watch:
@@ -283,14 +338,19 @@ class Watch:
 
 @torch.no_grad()
 def save_sheet(
-    model: Process, shape: tuple[int, ...], path: Path, n: int = 64, seed: int = 0
+    model: Process,
+    shape: tuple[int, ...],
+    path: Path,
+    n: int = 64,
+    seed: int = 0,
+    last_noise: bool = False,
 ) -> None:
-    """A sheet of n samples side by side, PNG, all or nothing."""
+    """A sheet of n samples side by side, PNG, all or nothing. last_noise: see `sample`."""
     from PIL import Image
 
     from diffflow_edu.figures.images import image_bytes, mosaic
 
-    samples = model.sample(n, seed=seed, shape=shape).start
+    samples = model.sample(n, seed=seed, shape=shape, last_noise=last_noise).start
     sheet = mosaic(image_bytes(samples[None].float().cpu().numpy())[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -315,7 +375,8 @@ def _claim(folder: Path, config: Config) -> None:
     path = folder / "config.json"
     wanted = json.loads(json.dumps(asdict(config)))
     if path.exists():
-        there = json.loads(path.read_text())
+        # Settings that are newer than the run are at their defaults there.
+        there = json.loads(json.dumps(asdict(Config()))) | json.loads(path.read_text())
         differs = [
             f"{name} is {there.get(name)!r} there, {value!r} here"
             for name, value in wanted.items()

@@ -1,24 +1,30 @@
 """Runs on images that stop and go on, and the command line around them; small digits throughout."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from diffflow_edu import DDPM, DiffFlow, images, zoo
+from diffflow_edu import DDPM, DiffFlow, Schedule, images, zoo
 
 pytest.importorskip("accelerate", reason="the extra 'images' is not installed")
 pytest.importorskip("tyro", reason="the extra 'images' is not installed")
 
-from diffflow_edu import cli
-from diffflow_edu.evaluation import evaluate, on_grid, table
-from diffflow_edu.scale import Config, successor, train
+from diffflow_edu import cli, inception
+from diffflow_edu.evaluation import Row, evaluate, on_grid, table, yardstick
+from diffflow_edu.inception import Inception, MissingError
+from diffflow_edu.scale import Config, compiled, layout, successor, train
+from diffflow_edu.unet import Size
 
 SMALL = {"images": "digits", "size": "tiny", "updates": 6, "batch_size": 4, "lr": 1e-3}
 
@@ -33,6 +39,11 @@ def silent(monkeypatch):
 
 def weights(model):
     return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return images.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +140,89 @@ def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finish
     assert long.log_b_ratio.tolist() == [0, 0, 0] and short.log_b_ratio.any()
 
 
+def test_a_folder_of_an_older_run_lacks_newer_settings_and_goes_on(finished, tmp_path):
+    folder, model = finished
+    copy = tmp_path / "older"
+    shutil.copytree(folder, copy)
+    settings = json.loads((copy / "config.json").read_text())
+    for name in ("grid", "beta", "compile"):
+        del settings[name]
+    (copy / "config.json").write_text(json.dumps(settings))
+    config = Config(**SMALL, steps=(2, 3), warm_start=2)
+    assert torch.equal(weights(train(config, copy, look_every=2)), weights(model))
+    with pytest.raises(ValueError, match="compile is False there, True here"):
+        train(replace(config, compile=True), copy)
+
+
+def test_the_flexible_grid_is_drawn_anew_in_training_and_can_be_run_on_another_n(tmp_path, digits):
+    config = Config(**SMALL, steps=(3,), warm_start=2, grid="flexible", beta=0.8)
+    model = train(config, tmp_path / "run", look_every=4, keep=3)
+    steps, beta = 3, 0.8
+    expected = [0.05 * (i / steps) ** beta for i in range(steps + 1)]  # L_β, T as in the paper
+    assert model.schedule.times.tolist() == pytest.approx(expected)
+    assert model.schedule.draw().times.tolist() != pytest.approx(expected)
+    loaded = zoo.load(tmp_path / "run" / "model.safetensors")
+    rows = evaluate(loaded, digits, steps=(2, 3), n=20)
+    assert [row.steps for row in rows] == [2, 3]
+    other = on_grid(loaded, 2, digits.sample(40, seed=1))
+    assert other.schedule.times[1] == pytest.approx(0.05 * 0.5**beta)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("stage-0.pt*"))
+    assert kept == ["stage-0.pt", "stage-0.pt.previous"]  # at 4 and at 8 of 8 steps
+
+
+def test_a_grid_of_another_kind_that_no_card_tells_is_not_guessed(digits):
+    schedule = Schedule.polynomial(3)
+    model = DiffFlow(lambda x, t: x, lambda x, t: -x, schedule)
+    with pytest.raises(ValueError, match="steps: how to make .* of another N is not known"):
+        on_grid(model, 5, digits.sample(4, seed=1))
+
+
+def test_compiled_nets_have_the_adjoints_gradient_and_are_afterwards_as_before(monkeypatch):
+    # The tracing is what can fail with an adjoint that runs the nets with and without a gradient;
+    # turning its graphs into C++ takes forty seconds of a CPU, and is left out.
+    traced = []
+    original = torch.compile
+
+    def trace(function, **options):
+        traced.append(options)
+        return original(function, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    torch.manual_seed(0)
+    size = Size(channels=8, factors=(1,), blocks=1, attention=())
+    model = DiffFlow.unet(Schedule.log_snr(2, r_min=0.1, r_max=3.0), (1, 4, 4), size).double()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    noise = torch.randn(2, *x.shape, dtype=torch.float64)
+
+    def gradient():
+        model.zero_grad()
+        model.loss(x, noise).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    names = list(model.state_dict())
+    expected = gradient()
+    with compiled(model):
+        found = gradient()
+        assert list(model.state_dict()) == names
+    assert len(traced) == 2
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert all(module._compiled_call_impl is None for module in model.modules())
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cpu", "no", torch.channels_last),
+        ("cpu", "bf16", torch.contiguous_format),
+        ("cuda", "bf16", torch.channels_last),
+        ("cuda", "no", torch.contiguous_format),
+    ],
+)
+def test_convolutions_lie_channels_last_where_that_helps(device, precision, expected):
+    assert layout(torch.device(device), precision) == expected
+
+
 def test_ctrl_c_ends_a_run_like_sigterm_and_a_second_one_at_once():
     from diffflow_edu.scale import _terminated
 
@@ -162,6 +256,10 @@ def test_the_best_model_can_be_used_like_the_last(finished, tmp_path, monkeypatc
         ({"ema": 1}, "ema must be at least 0 and below 1"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"r_min": 20.0}, "r_m"),
+        ({"grid": "cosine"}, "grid must be 'log_snr' or 'flexible', got 'cosine'"),
+        ({"grid": "flexible", "kind": "ddpm"}, "grid 'flexible' needs a drift that is learned"),
+        ({"beta": 0}, "beta must be positive"),
+        ({"compile": "yes"}, "compile must be True or False, got 'yes'"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused(changes, message):
@@ -170,7 +268,11 @@ def test_a_config_that_cannot_be_trained_is_refused(changes, message):
 
 
 def test_bad_times_are_refused_before_anything_is_written(tmp_path):
-    for arguments, message in (({"minutes": 0}, "minutes"), ({"look_every": 0}, "look_every")):
+    for arguments, message in (
+        ({"minutes": 0}, "minutes"),
+        ({"look_every": 0}, "look_every"),
+        ({"keep": 0}, "keep"),
+    ):
         with pytest.raises(ValueError, match=f"{message} must be"):
             train(Config(**SMALL), tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
@@ -179,15 +281,8 @@ def test_bad_times_are_refused_before_anything_is_written(tmp_path):
 # Evaluation ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return images.load("digits")
-
-
 def gaussian_model(steps=3):
     """DDPM for pixels that are all N(0, I): its bound is known."""
-    from diffflow_edu import Schedule
-
     schedule = Schedule.log_snr(steps, r_min=0.1, r_max=3.0)
     model = DDPM(lambda x, t: -x, schedule, prediction="score")
     model.shape = (1, 8, 8)
@@ -232,6 +327,96 @@ def test_a_table_says_what_its_numbers_are(digits):
     assert "bits/dim ≤" in text and "ODE" in text and "FID" not in text
 
 
+def test_a_table_tells_which_rows_ran_at_times_they_were_not_trained_at(digits):
+    rows = [Row(3, 5.0, 0.1, None, None), Row(8, 4.0, 0.1, None, None)]
+    assert "Trained on 3 steps. On other numbers of steps" in table(rows, digits, trained_steps=3)
+    assert "Trained on" not in table(rows[:1], digits, trained_steps=3)
+
+
+# FID with Inception -------------------------------------------------------------------------------
+
+
+def test_inception_that_is_not_installed_is_said_in_one_message(digits, monkeypatch):
+    monkeypatch.setattr(inception, "find_spec", lambda name: None)
+    message = (
+        "needs torchmetrics and torch-fidelity and torchvision: pip install torchmetrics torch-"
+    )
+    with pytest.raises(MissingError, match=message):
+        yardstick(digits, 4, "inception")
+
+
+class MeansAsInception:
+    """In place of torchmetrics' FrechetInceptionDistance: the squared distance of the means."""
+
+    def __init__(self, feature, reset_real_features):
+        assert feature == 2048 and not reset_real_features
+        self.shown = {True: [], False: []}
+
+    def to(self, device):
+        return self
+
+    def set_dtype(self, dtype):
+        return self
+
+    def reset(self):
+        self.shown[False] = []
+
+    def update(self, pictures, real):
+        assert pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, 8, 8)
+        self.shown[real].append(pictures)
+
+    def compute(self):
+        means = [torch.cat(self.shown[real]).double().mean() for real in (True, False)]
+        return (means[0] - means[1]) ** 2
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+    """torchmetrics as far as it is asked for, and a file of weights."""
+    module = ModuleType("torchmetrics.image.fid")
+    module.FrechetInceptionDistance = MeansAsInception
+    monkeypatch.setattr(inception, "find_spec", lambda name: SimpleNamespace(name=name))
+    for name in ("torchmetrics", "torchmetrics.image"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", module)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    inception.weights_file().parent.mkdir()
+    inception.weights_file().write_bytes(b"weights")
+    return module
+
+
+def test_inception_is_shown_grey_levels_of_test_pictures_and_of_samples(digits, pretended):
+    measure = Inception(digits, 30, batch=20)
+    grey = [x[:30].double().mul(255 / 16).floor().mean() for x in (digits.test, digits.train)]
+    assert measure.floor == pytest.approx(float((grey[0] - grey[1]) ** 2)) and measure.floor > 0
+    assert measure.sha256 == hashlib.sha256(b"weights").hexdigest()
+    samples = digits.dequantise(digits.test[:30], seed=0)
+    assert measure.distance(samples) == pytest.approx(0)
+    assert measure.distance(-torch.ones(30, 1, 8, 8)) == pytest.approx(float(grey[0] ** 2))
+    assert measure.distance(samples) == pytest.approx(0)  # earlier samples are forgotten
+
+
+def test_weights_of_inception_that_cannot_be_had_are_named(digits, pretended, monkeypatch):
+    def refused(**options):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(pretended, "FrechetInceptionDistance", refused)
+    with pytest.raises(MissingError) as error:
+        Inception(digits, 10)
+    for part in (
+        "weights-inception-2015-12-05-6726825d.pth (92 MB)",
+        str(inception.weights_file()),
+        "https://github.com/toshas/torch-fidelity/releases/",
+        "no network in tests",
+    ):
+        assert part in str(error.value)
+
+
+def test_an_unknown_feature_net_is_refused(digits):
+    with pytest.raises(ValueError, match="fid must be 'shipped' or 'inception', got 'vgg'"):
+        yardstick(digits, 4, "vgg")
+
+
 # The command line ---------------------------------------------------------------------------------
 
 
@@ -247,8 +432,35 @@ def test_sampling_and_evaluating_from_the_command_line(finished, tmp_path, monke
     assert Image.open(tmp_path / "s.png").size == (17, 17)
     run(monkeypatch, "evaluate", model, "--n", 20, "--steps", 2, 3)
     assert "bits/dim" in capsys.readouterr().out
-    rows = json.loads((folder / "model.json").read_text())["rows"]
-    assert [row["steps"] for row in rows] == [2, 3]
+    record = json.loads((folder / "model.json").read_text())
+    assert [row["steps"] for row in record["rows"]] == [2, 3]
+    assert record["weights_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (record["n"], record["seed"], record["trained_steps"]) == (20, 0, 3)
+    assert record["fid_net"] is None and "torch" in record["machine"]
+
+
+def test_the_record_of_a_fid_names_its_net_and_its_floor(finished, monkeypatch, pretended):
+    folder, _ = finished
+    best = folder / "best.safetensors"
+    run(monkeypatch, "evaluate", best, "--n", 10, "--fid-n", 20, "--fid", "inception")
+    record = json.loads((folder / "best.json").read_text())
+    net = record["fid_net"]
+    assert net["name"] == "Inception" and net["floor_images"] == 20 and net["floor"] > 0
+    assert net["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    without = record["rows"][0]["fid"]
+    arguments = ("--n", 10, "--fid-n", 20, "--fid", "inception", "--last-noise", "True")
+    run(monkeypatch, "evaluate", best, *arguments)
+    assert json.loads((folder / "best.json").read_text())["rows"][0]["fid"] != without
+
+
+def test_noise_in_the_last_step_is_another_picture(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    pictures = []
+    for last_noise in ("True", "False"):
+        arguments = ("--out", tmp_path / "s.png", "--n", 4, "--last-noise", last_noise)
+        run(monkeypatch, "sample", folder / "model.safetensors", *arguments)
+        pictures.append((tmp_path / "s.png").read_bytes())
+    assert pictures[0] != pictures[1]
 
 
 def test_listing_names_pictures_and_weights(monkeypatch, capsys):
