@@ -25,7 +25,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,17 @@ def steps_for(plan: Machine, costs: dict[str, float], seconds: float) -> dict[st
 # One run -----------------------------------------------------------------------------------------
 
 
-def train(name: str, folder: Path, seconds: float, commit: str) -> None:
+def train(
+    name: str,
+    folder: Path,
+    seconds: float,
+    commit: str,
+    machines: Mapping[str, Machine] = MACHINES,
+) -> None:
     """Train and measure one run; write its record and weights."""
     torch.set_num_threads(1)
     machine_name, set_name, seed_text = name.split("/")
-    plan, density, seed = MACHINES[machine_name], toy.load(set_name), int(seed_text)
+    plan, density, seed = machines[machine_name], toy.load(set_name), int(seed_text)
     costs = json.loads((folder / "costs.json").read_text())[machine_name]
     recipe = plan.recipe(data_width(density))
     training = {**steps_for(plan, costs, seconds), "batch_size": plan.batch_size, "lr": plan.lr}

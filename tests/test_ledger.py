@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 
 import pytest
+import torch
 
 from benchmarks import ledger
+from benchmarks import toy as benchmark
+from benchmarks.children import run_all
 from benchmarks.ledger import FAILS, HOLDS, HOLDS_WHEN, Case, verdict
 from benchmarks.toy import MACHINES
+from diffflow_edu import zoo
 
 REPORT = json.loads(ledger.RESULTS.read_text())
 
@@ -33,6 +38,7 @@ def case(effect, when="a", spread=0.0, margin=0.0):
         (0.05, 0.0, 0.05, 0),  # more than the margin is asked for
         (math.nan, 0.0, 0.0, -1),
         (math.inf, 0.0, 0.0, -1),
+        (None, 0.0, 0.0, -1),  # a number is missing
     ],
 )
 def test_an_effect_counts_only_beyond_its_spread_and_its_margin(effect, spread, margin, outcome):
@@ -61,7 +67,7 @@ def test_more_than_one_case_in_ten_against_keeps_a_claim_from_holding_outright()
 
 
 def test_the_conditions_that_are_won_are_named():
-    claim = ledger.Claim("n", "s", "set", "src", (case(1.0, "N = 5"), case(-1.0, "N = 30")), 1)
+    claim = ledger.Claim("n", "s", "set", "src", (case(1.0, "N = 5"), case(-1.0, "N = 30")))
     found = ledger.judged(claim)
     assert found["verdict"] == HOLDS_WHEN
     assert ledger.shown_verdict(found) == "holds when N = 5"
@@ -70,7 +76,7 @@ def test_the_conditions_that_are_won_are_named():
 
 def test_a_condition_that_is_won_by_most_says_so():
     cases = (case(1.0, "N = 5"), case(1.0, "N = 5"), case(-1.0, "N = 5"), case(-1.0, "N = 30"))
-    found = ledger.judged(ledger.Claim("n", "s", "set", "src", cases, 1))
+    found = ledger.judged(ledger.Claim("n", "s", "set", "src", cases))
     assert ledger.shown_verdict(found) == "holds when N = 5 (mostly)"
 
 
@@ -79,54 +85,108 @@ def test_a_claim_without_a_case_has_no_verdict():
         verdict([])
 
 
+def test_what_diverged_or_is_missing_counts_against_whoever_it_is():
+    numbers = [1.0, 1.1, 1.2]
+    for bad in (None, math.nan, math.inf):
+        for more, less in (([bad, 1.0, 1.0], numbers), (numbers, [1.0, bad, 1.0])):
+            for way in (ledger.compare, ledger.difference):
+                found = way("a", "somewhere", more, less, "nats")
+                assert found.effect is None and found.outcome == -1
+    assert ledger.compare("a", "somewhere", [], numbers, "nats").outcome == -1
+
+
+def test_one_value_that_is_missing_turns_a_claim_and_is_shown():
+    held = tuple(ledger.compare("N = 5", str(i), [2.0] * 3, [1.0] * 3, "nats") for i in range(4))
+    failed = ledger.compare("N = 5", "4", [2.0] * 3, [1.0, None, 1.0], "nats")
+    claim = ledger.Claim("n", "s", "set", "src", (*held, failed))
+    found = ledger.judged(claim)
+    assert (verdict(held), found["verdict"]) == (HOLDS, HOLDS_WHEN)  # one in five is against
+    condition = found["conditions"]["N = 5"]
+    assert condition["without_a_number"] == condition["against"] == 1
+    assert ledger.in_words("N = 5", condition) == ("N = 5: +1.00 nats, 4 of 5, 1 without a number")
+    json.dumps(found, allow_nan=False)  # a ledger with a gap can still be written
+    alone = ledger.judged(ledger.Claim("n", "s", "set", "src", (failed,)))
+    assert alone["verdict"] == FAILS
+    assert ledger.in_words("N = 5", alone["conditions"]["N = 5"]) == "N = 5: no number, 0 of 1"
+
+
+@pytest.mark.parametrize(
+    ("trainings", "draws", "words"),
+    [
+        (3, 1, "3 trainings"),
+        (1, 1, "1 training, 1 draw"),
+        (1, 3, "1 training, 3 draws"),
+        (0, 3, "3 draws, nothing trained"),
+        (0, 1, "1 measurement"),
+    ],
+)
+def test_trainings_and_draws_are_told_apart(trainings, draws, words):
+    planted = Case("a", "somewhere", 1.0, 0.0, "nats", trainings=trainings, draws=draws)
+    assert planted.rests_on == words
+    claim = ledger.Claim("n", "s", "set", "src", (planted,))
+    found = ledger.judged(claim)
+    assert found["rests_on"] == words and found["cases"][0]["trainings"] == trainings
+    row = ledger.table({"claims": [found]}).splitlines()[-1]
+    assert row.split(" | ")[3] == words
+
+
+def test_the_comparisons_that_rest_on_less_are_named():
+    three = ledger.compare("N = 5", "a", [2.0] * 3, [1.0] * 3, "nats")
+    one = ledger.difference("N = 30", "a", [2.0] * 3, [1.0] * 3, "nats")
+    found = ledger.judged(ledger.Claim("n", "s", "set", "src", (three, one)))
+    assert found["rests_on"] == "3 trainings; 1 training, 3 draws (N = 30)"
+
+
 # Claims from planted numbers ---------------------------------------------------------------------
 
 
-def planted_toy(gap, leak, log_prob=0.5, seeds=3):
-    """A report like toy.json's in which machine m reads gap[m] and leak[m] on every set."""
-
-    def cell(machine):
-        def number(value):
-            return {"mean": value, "spread": 0.01}
-
-        return {
-            "seeds": seeds,
-            "gap": number(gap.get(machine, 1.0)),
-            "leak": {"mean": leak.get(machine, 0.05), "spread": 0.001},
-            "bound": number(1.0),
-            "log_prob": number(log_prob),
+def planted_toy(gap, leak, log_prob=0.5):
+    """Numbers in which machine m reads gap[m] and leak[m] on every set, of three trainings."""
+    found = {}
+    for machine in (*MACHINES, *ledger.TWENTY):
+        values = {
+            "gap": gap.get(machine, 1.0),
+            "leak": leak.get(machine, 0.05),
+            "bound": 1.0,
+            "log_prob": log_prob,
         }
+        for name in ledger.SETS:
+            found |= {(machine, name, what): [value] * 3 for what, value in values.items()}
+    return found
 
-    return {
-        "cells": {m: {s: cell(m) for s in ledger.SETS} for m in MACHINES},
-        "costs": {m: {"step": 1e-3 * MACHINES[m].batch_size} for m in MACHINES},
-    }
+
+OURS = [f"diffflow-{n}" for n in (5, 10, 20, 30)]
 
 
 def test_fewer_steps_holds_where_diffflow_is_ahead_at_every_n_and_not_where_it_is_behind():
-    ours = {f"diffflow-{n}": 0.5 for n in (5, 10, 30)}
+    ours = dict.fromkeys(OURS, 0.5)
     assert verdict(ledger.fewer_steps(planted_toy(ours, {})).cases) == HOLDS
     assert verdict(ledger.sharper(planted_toy({}, dict.fromkeys(ours, 0.01))).cases) == HOLDS
-    few = ledger.judged(ledger.fewer_steps(planted_toy({"diffflow-5": 0.5}, {})))
-    assert ledger.shown_verdict(few) == "holds when N = 5, log-SNR grid"
+    few = ledger.judged(ledger.fewer_steps(planted_toy({"diffflow-20": 0.5}, {})))
+    assert ledger.shown_verdict(few) == "holds when N = 20, log-SNR grid"
+    assert few["source"] == "toy.json, N = 20 trained here"
     behind = dict.fromkeys(ours, 2.0)
     assert verdict(ledger.fewer_steps(planted_toy(behind, {})).cases) == FAILS
 
 
-def test_flows_leak_turns_with_their_leak(monkeypatch):
-    class Weights:
-        def __init__(self, leak):
-            self.card = {"metrics": {"leak": leak}}
-
-    def shipped(flow, ours):
-        return lambda kind, name, n: Weights(flow if kind == "cnf" else ours)
+def test_flows_leak_turns_with_their_leak_and_says_that_one_of_them_was_trained_longer():
+    def cards(flow, ours):
+        return {
+            ledger.title(w): [flow if w[0] == "cnf" else ours]
+            for w in ledger.MEASUREMENTS["cards"][1]
+        }
 
     leaky, tight = planted_toy({}, {"cnf": 0.3}), planted_toy({}, {})
-    monkeypatch.setattr(ledger, "chain", shipped(flow=0.2, ours=0.1))
-    assert verdict(ledger.flows_leak(leaky).cases) == HOLDS
-    assert verdict(ledger.flows_leak(tight).cases) == HOLDS_WHEN
-    monkeypatch.setattr(ledger, "chain", shipped(flow=0.1, ours=0.1))
-    assert verdict(ledger.flows_leak(tight).cases) == FAILS
+    longer, level = cards(flow=0.2, ours=0.1), cards(flow=0.1, ours=0.1)
+    assert verdict(ledger.flows_leak(leaky, longer).cases) == HOLDS
+    assert verdict(ledger.flows_leak(tight, longer).cases) == HOLDS_WHEN
+    assert verdict(ledger.flows_leak(tight, level).cases) == FAILS
+    found = ledger.judged(ledger.flows_leak(leaky, longer))
+    for when, condition in found["conditions"].items():
+        longer_trained = "trained longer" in when
+        assert condition["rests_on"] == ("1 training, 1 draw" if longer_trained else "3 trainings")
+    missing = cards(flow=0.2, ours=0.1) | {"cnf/checkerboard/30": [None]}
+    assert verdict(ledger.flows_leak(leaky, missing).cases) == HOLDS_WHEN
 
 
 def test_the_ode_is_better_where_its_nll_lies_below_the_bound():
@@ -136,18 +196,43 @@ def test_the_ode_is_better_where_its_nll_lies_below_the_bound():
 
 @pytest.mark.parametrize(("ratio", "found"), [(6, HOLDS), (4, HOLDS), (1, FAILS), (40, FAILS)])
 def test_six_times_the_cost_is_within_a_factor_of_two_of_six(ratio, found):
-    report = planted_toy({}, {})
+    costs = {m: {"step": 1e-3 * MACHINES[m].batch_size} for m in MACHINES}
     for n in (5, 10, 30):
-        report["costs"][f"diffflow-{n}"]["step"] *= ratio
-    assert verdict(ledger.six_times_the_cost(report).cases) == found
+        costs[f"diffflow-{n}"]["step"] *= ratio
+    assert verdict(ledger.six_times_the_cost(costs).cases) == found
 
 
-def test_a_number_that_a_machine_lacks_is_left_out():
-    report = planted_toy({}, {})
-    del report["cells"]["diffflow-5"]["checkerboard"]["gap"]
-    del report["cells"]["ddpm-log_snr-10"]
-    counts = {k: len(v) for k, v in ledger.conditions(ledger.fewer_steps(report).cases).items()}
-    assert counts == {"N = 5, log-SNR grid": 3, "N = 30, log-SNR grid": 4, "N = 30, linear β": 4}
+def test_a_number_that_a_machine_lacks_counts_against():
+    numbers = planted_toy(dict.fromkeys(OURS, 0.5), {})
+    numbers["diffflow-5", "checkerboard", "gap"][1] = None  # a training diverged
+    for name in ledger.SETS:
+        del numbers["ddpm-log_snr-10", name, "gap"]
+    found = {
+        when: (len(cases), sum(case.outcome == 1 for case in cases))
+        for when, cases in ledger.conditions(ledger.fewer_steps(numbers).cases).items()
+    }
+    assert found["N = 5, log-SNR grid"] == (4, 3)
+    assert found["N = 10, log-SNR grid"] == (4, 0)
+    assert found["N = 20, log-SNR grid"] == found["N = 30, linear β"] == (4, 4)
+
+
+def test_twenty_steps_that_were_left_out_are_said_to_be():
+    numbers = {key: value for key, value in planted_toy({}, {}).items() if "20" not in key[0]}
+    for claim in (ledger.fewer_steps(numbers), ledger.sharper(numbers)):
+        assert not any("20" in case.when for case in claim.cases)
+        assert claim.source == "toy.json, N = 20 left out, not trained"
+
+
+def test_records_become_numbers_a_training_in_the_order_of_their_seeds():
+    def record(seed, gap):
+        return (
+            {"machine": "m", "set": "s", "seed": seed}
+            | dict.fromkeys(("bound", "log_prob", "leak"), 0.0)
+            | {"gap": gap}
+        )
+
+    numbers = ledger.numbers_of([record(2, 0.3), record(0, None), record(1, 0.2)])
+    assert numbers["m", "s", "gap"] == [None, 0.2, 0.3]
 
 
 def test_adjoint_memory_turns_at_three_percent():
@@ -165,7 +250,7 @@ def test_adjoint_memory_turns_at_three_percent():
 
 def planted_grids(flexible, progressive):
     def number(value):
-        return {"mean": value, "spread": 0.01, "values": [value]}
+        return {"mean": value, "spread": 0.0, "values": [value]}
 
     side = {n: number(2.0) for n in ("5", "10", "30")}
     ours = {n: number(flexible) for n in side}
@@ -189,65 +274,80 @@ def test_grids_and_progressive_training_turn_with_their_bounds():
     assert verdict(ledger.flexible_grid(worse).cases) == FAILS
     assert verdict(ledger.progressive(better).cases) == HOLDS
     assert verdict(ledger.progressive(worse).cases) == FAILS
+    failed = planted_grids(1.5, None)
+    assert verdict(ledger.progressive(failed).cases) == FAILS
+    failed["progressive"]["progressive"]["5"] = {}  # no seed is complete
+    assert verdict(ledger.progressive(failed).cases) == FAILS
+
+
+FOUND = {
+    part: {key: entry["found"] for key, entry in REPORT["measured"][part].items()}
+    for part in ledger.MEASUREMENTS
+}
+
+
+def planted(part, kind, value, what=None):
+    """The committed measurements of a part, with three times this value for one kind."""
+    found = copy.deepcopy(FOUND[part])
+    for key in found:
+        if key.startswith(f"{kind}/"):
+            if what:
+                found[key][what] = [value] * 3
+            else:
+                found[key] = [value] * 3
+    return found
 
 
 def test_what_is_measured_here_turns_with_the_measurements():
-    measured = copy.deepcopy(REPORT["measured"])
+    def modes(value):
+        return verdict(
+            ledger.modes_apart(planted("latents", "diffflow", value, "mode_survival")).cases
+        )
 
-    def turned(claim, change):
-        planted = copy.deepcopy(measured)
-        change(planted)
-        return verdict(claim(planted).cases)
+    assert (modes(0.99), modes(0.01), modes(None)) == (HOLDS, FAILS, FAILS)
 
-    def set_all(what, prefix, values, part="latents"):
-        def change(planted):
-            for key, found in planted[part].items():
-                if key.startswith(prefix):
-                    if what is None:
-                        planted[part][key] = values
-                    else:
-                        found[what] = values
+    def gaussian(value):
+        return verdict(
+            ledger.fills_the_gaussian(planted("latents", "cnf", value, "w2_to_normal")).cases
+        )
 
-        return change
+    assert (gaussian(0.9), gaussian(0.0), gaussian(None)) == (HOLDS, FAILS, FAILS)
 
-    def modes(m):
-        return ledger.modes_apart(m["latents"])
+    def crossing(kind, value):
+        return verdict(ledger.crossings(planted("crossings", kind, value)).cases)
 
-    assert turned(modes, set_all("mode_survival", "diffflow", [0.99] * 3)) == HOLDS
-    assert turned(modes, set_all("mode_survival", "diffflow", [0.01] * 3)) == FAILS
-
-    def gaussian(m):
-        return ledger.fills_the_gaussian(m["latents"])
-
-    assert turned(gaussian, set_all("w2_to_normal", "cnf", [0.9] * 3)) == HOLDS
-    assert turned(gaussian, set_all("w2_to_normal", "cnf", [0.0] * 3)) == FAILS
-
-    def crossing(m):
-        return ledger.crossings(m["crossings"])
-
-    assert turned(crossing, set_all(None, "ddpm", [0.5] * 3, "crossings")) == HOLDS
-    assert turned(crossing, set_all(None, "diffflow", [0.5] * 3, "crossings")) == FAILS
+    assert crossing("ddpm", 0.5) == HOLDS
+    assert crossing("diffflow", 0.5) == crossing("ddpm", None) == FAILS
 
 
 def test_lambda_one_is_judged_against_each_of_the_others():
     def found(ours, others):
         return {
-            f"{name}/{n}/{lam:g}": {
-                what: [ours if lam == 1 else others] * 3 for what in ("leak", "sliced_w2")
+            ledger.title(weights): {
+                f"{lam:g}": {
+                    what: [ours if lam == 1 else others] * 3 for what in ("leak", "sliced_w2")
+                }
+                for lam in ledger.LAMBDAS
             }
-            for name in ("olympic_rings", "checkerboard")
-            for n in (5, 10, 30)
-            for lam in ledger.LAMBDAS
+            for weights in ledger.MEASUREMENTS["lambda"][1]
         }
 
     planted = found(0.1, 0.5)
     assert verdict(ledger.lambda_one(planted).cases) == HOLDS
-    for key in planted:
-        if key.endswith("/1.5"):
-            planted[key] = {"leak": [0.01] * 3, "sliced_w2": [0.01] * 3}
+    for by_lambda in planted.values():
+        by_lambda["1.5"] = {"leak": [0.01] * 3, "sliced_w2": [0.01] * 3}
     beaten = ledger.shown_verdict(ledger.judged(ledger.lambda_one(planted)))
     assert beaten.startswith("holds when") and "λ = 0.5" in beaten and "λ = 1.5" not in beaten
     assert verdict(ledger.lambda_one(found(0.5, 0.1)).cases) == FAILS
+    assert verdict(ledger.lambda_one(found(None, 0.1)).cases) == FAILS
+
+
+def test_samples_that_fly_off_are_not_left_out_of_their_distance():
+    data = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    away = data.clone()
+    away[7, 1] = math.nan
+    assert ledger.w2(data, data) == 0
+    assert ledger.over_seeds(lambda seed: ledger.w2(away, data)) == [None] * 3
 
 
 def test_theorem_one_is_judged_where_the_steps_are_short_and_where_they_are_not():
@@ -265,6 +365,153 @@ def test_theorem_one_is_judged_where_the_steps_are_short_and_where_they_are_not(
     assert ledger.shown_verdict(held) == "holds when Δt ≪ g ≪ 1"
     assert verdict(ledger.becomes_a_flow(found(0.01, 0.01)).cases) == HOLDS
     assert verdict(ledger.becomes_a_flow(found(1.0, 5.0)).cases) == FAILS
+
+
+# Twenty steps, trained here ----------------------------------------------------------------------
+
+
+def test_the_machines_of_twenty_steps_are_those_between_ten_and_thirty():
+    for name, plan in ledger.TWENTY.items():
+        ten, thirty = (MACHINES[name.replace("20", n)] for n in ("10", "30"))
+        assert plan.batch_size == ten.batch_size == thirty.batch_size and plan.lr == thirty.lr
+        recipe, shorter, longer = (p.recipe(0.01) for p in (plan, ten, thirty))
+        assert recipe["hidden"] == shorter["hidden"] == longer["hidden"]
+        grids = [r["schedule"][1]["steps"] for r in (shorter, recipe, longer)]
+        assert grids == [10, 20, 30]
+        model = zoo.build(recipe)
+        assert 90_000 <= sum(p.numel() for p in model.parameters() if p.requires_grad) <= 99_000
+
+
+def test_a_step_of_twenty_costs_what_lies_between():
+    chain = {"10": {"step": 1.0, "calibration": 4.0}, "30": {"step": 3.0, "calibration": 8.0}}
+    chain["30"]["warm_step"] = 0.1
+    costs = {f"diffflow-{n}": cost for n, cost in chain.items()}
+    costs |= {f"ddpm-log_snr-{n}": {"step": 1.0, "calibration": 2.0} for n in chain}
+    found = ledger.cost_of_twenty(costs)
+    assert found["diffflow-20"] == {"step": 2.0, "calibration": 6.0, "warm_step": 0.1}
+    assert found["ddpm-log_snr-20"] == {"step": 1.0, "calibration": 2.0}
+
+
+def test_a_run_of_twenty_steps_leaves_a_record_that_counts_with_those_of_toy(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFFLOW_EDU_PROGRESS", "0")
+    monkeypatch.setattr(benchmark, "PARTICLES", 200)
+    monkeypatch.setattr(benchmark, "CALIBRATION_PARTICLES", 200)
+    costs = {"step": 1.0, "warm_step": 0.5, "calibration": 0.0}
+    benchmark.write_json(tmp_path / "costs.json", dict.fromkeys(ledger.TWENTY, costs))
+    for name in ledger.runs_of_twenty(1):
+        if "checkerboard" in name:
+            benchmark.train(name, tmp_path, 2.0, "abc", ledger.TWENTY)
+    assert ledger.twenty_in(tmp_path, 1) == []  # the other sets are missing
+    monkeypatch.setattr(ledger, "SETS", ("checkerboard",))
+    records = ledger.twenty_in(tmp_path, 1)
+    numbers = ledger.numbers_of(records)
+    for name in ledger.TWENTY:
+        assert len(numbers[name, "checkerboard", "gap"]) == 1
+        assert math.isfinite(numbers[name, "checkerboard", "gap"][0])
+
+
+def test_a_training_that_fails_is_named_and_fails_the_ledger(tmp_path, monkeypatch):
+    def failing(commands, jobs):
+        for command in commands.values():
+            assert command[1:4] == ["-m", "benchmarks.ledger", "--commit"]
+        planted = {name: [sys.executable, "-S", "-c", "raise SystemExit(2)"] for name in list(commands)[:1]}
+        run_all(planted, jobs, pause=0.01)
+
+    monkeypatch.setattr(ledger, "RUNS", tmp_path)
+    monkeypatch.setattr(ledger, "run_all", failing)
+    monkeypatch.setattr(sys, "argv", ["ledger"])
+    with pytest.raises(SystemExit, match=r"diffflow-20/olympic_rings/0 \(exit status 2\)"):
+        ledger.main()
+
+
+# What is there, what is stale --------------------------------------------------------------------
+
+
+def test_a_measurement_is_repeated_when_its_weights_change_and_no_other(tmp_path, monkeypatch):
+    calls, shas = [], {"ddpm/ring/5": "old", "cnf/ring/30": "same"}
+
+    def measure(kind, name, n):
+        calls.append(f"{kind}/{name}/{n}")
+        return [1.0]
+
+    wanted = [("ddpm", "ring", 5), ("cnf", "ring", 30)]
+    monkeypatch.setattr(ledger, "MEASUREMENTS", {"part": (measure, wanted)})
+    monkeypatch.setattr(ledger, "measure_theorem_one", lambda: calls.append("theorem") or {"x": 2})
+    monkeypatch.setattr(ledger, "sha256", lambda weights: shas[ledger.title(weights)])
+    first = ledger.measured_in(tmp_path)
+    assert sorted(calls) == ["cnf/ring/30", "ddpm/ring/5", "theorem"]
+    assert ledger.measured_in(tmp_path) == first and len(calls) == 3
+    shas["ddpm/ring/5"] = "new"
+    again = ledger.measured_in(tmp_path)
+    assert calls[3:] == ["ddpm/ring/5"]
+    assert again["part"]["ddpm/ring/5"] == {"weights": "new", "found": [1.0]}
+    assert again["part"]["cnf/ring/30"] == first["part"]["cnf/ring/30"]
+
+
+def test_the_sha256_is_that_of_the_file_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    (tmp_path / "ddpm-ring-5.safetensors").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1.
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert ledger.sha256(("ddpm", "ring", 5)) == known
+
+
+@pytest.fixture
+def judging(tmp_path, monkeypatch):
+    """`--judge` of a planted report; what comes of it is written beside it."""
+
+    def judge(report):
+        path = tmp_path / "ledger.json"
+        path.write_text(json.dumps(report))
+        monkeypatch.setattr(ledger, "RESULTS", path)
+        monkeypatch.setattr(sys, "argv", ["ledger", "--judge"])
+        ledger.main()
+        return json.loads(path.read_text())
+
+    return judge
+
+
+def test_judging_refuses_what_is_stale_or_missing_and_says_what_to_do(judging, capsys):
+    planted = copy.deepcopy(REPORT)
+    planted["measured"]["crossings"]["ddpm/olympic_rings/5"]["weights"] = "of another file"
+    del planted["measured"]["latents"]["cnf/checkerboard/30"]
+    del planted["measured"]["theorem one"]
+    planted |= {"trainings_at_20": 2}
+    planted["measured"]["twenty steps"] = []
+    with pytest.raises(SystemExit) as refused:
+        judging(planted)
+    message = str(refused.value)
+    assert "crossings of ddpm/olympic_rings/5: stale, of weights that were replaced" in message
+    assert "latents of cnf/checkerboard/30: not measured" in message
+    assert "theorem one: not measured" in message and "N = 20: trained from 0 seeds of 2" in message
+    assert "`python -m benchmarks.ledger` measures what is missing" in message
+    assert message.count("\n- ") == 4 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("toy.json", None, "toy.json is not there; `python -m benchmarks.toy`"),
+        ("adjoint.json", lambda r: r.pop("against_n"), "adjoint.json is not complete"),
+        ("grids.json", lambda r: r["setting"]["seeds"]["grids"].clear(), "grids.json is not comp"),
+        ("toy.json", lambda r: r["cells"].pop("cnf"), "toy.json is not complete"),
+    ],
+)
+def test_judging_refuses_where_another_benchmark_left_nothing(
+    name, spoil, words, judging, tmp_path, monkeypatch
+):
+    results = tmp_path / "results"
+    results.mkdir()
+    for other in ledger.REPORTS:
+        report = ledger.read(other)
+        if other == name and spoil:
+            spoil(report)
+        if other != name or spoil:
+            (results / other).write_text(json.dumps(report))
+    monkeypatch.setattr(ledger, "FOLDER", results)
+    with pytest.raises(SystemExit) as refused:
+        judging(REPORT)
+    assert words in str(refused.value)
 
 
 # The committed ledger ----------------------------------------------------------------------------
@@ -286,16 +533,32 @@ def test_judging_the_committed_measurements_again_gives_the_committed_claims():
 
 def test_the_table_has_a_row_a_claim_with_verdict_and_source():
     lines = ledger.table(REPORT).splitlines()[2:]
-    assert len(lines) == len(REPORT["claims"]) >= 11
+    assert len(lines) == len(REPORT["claims"]) == 13
     for line, claim in zip(lines, REPORT["claims"], strict=True):
         assert claim["says"] in line and claim["source"] in line
         assert f"**{ledger.shown_verdict(claim)}**" in line
-        assert line.count("|") == 5
+        assert claim["rests_on"] in line and line.count("|") == 6
     assert REPORT["table"] == ledger.table(REPORT)
 
 
-def test_a_measurement_that_is_there_is_not_repeated(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(ledger, "MEASUREMENTS", {"a": lambda: calls.append(1) or {"x": 2}})
-    assert ledger.measured_in(tmp_path) == ledger.measured_in(tmp_path) == {"a": {"x": 2}}
-    assert len(calls) == 1
+def test_the_committed_ledger_judges_the_weights_and_results_of_today(judging):
+    assert (
+        ledger.lacking_results() == []
+        and ledger.lacking(REPORT["measured"], REPORT["trainings_at_20"]) == []
+    ), "run python -m benchmarks.ledger"
+    assert judging(REPORT) == REPORT
+
+
+def test_what_the_committed_claims_rest_on_is_what_was_trained():
+    rests_on = {claim["name"]: claim["rests_on"] for claim in REPORT["claims"]}
+    assert rests_on["crossings"] == rests_on["fills the Gaussian"] == "1 training, 3 draws"
+    assert rests_on["FFJORD leaks"].startswith("3 trainings; 1 training, 1 draw (")
+    assert rests_on["a flow as g → 0"] == "3 draws, nothing trained"
+    assert rests_on["adjoint memory"] == rests_on["six times the cost"] == "1 measurement"
+    (claim,) = (c for c in REPORT["claims"] if c["name"] == "fewer steps")
+    assert claim["conditions"]["N = 5, log-SNR grid"]["rests_on"] == "3 trainings"
+    trainings = REPORT["trainings_at_20"]
+    assert ("N = 20 trained here" in claim["source"]) == (trainings > 0)
+    if trainings > 1:
+        twenty = claim["conditions"]["N = 20, log-SNR grid"]
+        assert twenty["rests_on"] == f"{trainings} trainings"

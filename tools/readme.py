@@ -97,13 +97,23 @@ def adjoint_table() -> str:
 def ledger_table() -> str:
     """Claim, verdict and numbers, from benchmarks/results/ledger.json."""
     report = json.loads((ROOT / "benchmarks" / "results" / "ledger.json").read_text())
-    lines = ["| the paper says | verdict here | by condition: mean effect, comparisons for it |"]
-    lines.append("|---|---|---|")
+    lines = [
+        "| the paper says | verdict here | by condition: mean effect, comparisons for it "
+        "| rests on |",
+        "|---|---|---|---|",
+    ]
     for claim in report["claims"]:
         numbers = "; ".join(ledger.in_words(w, c) for w, c in claim["conditions"].items())
         verdict = ledger.shown_verdict(claim)
-        lines.append(f"| {claim['says']} | **{verdict}** | {numbers} |")
-    return "\n".join([*lines, "", f"Judged on {report['machine']}."])
+        lines.append(f"| {claim['says']} | **{verdict}** | {numbers} | {claim['rests_on']} |")
+    left_out = "" if report["trainings_at_20"] else "; N = 20 was left out, not trained"
+    lines += [
+        "",
+        f"Judged on {report['machine']}{left_out}. *3 trainings*: each side was trained three "
+        "times, and the spread is over them; *1 training, 3 draws*: each side was trained once, and the "
+        "spread is over draws of data and noise, so that another training may differ by more.",
+    ]
+    return "\n".join(lines)
 
 
 TABULAR_TITLES = {
