@@ -73,6 +73,10 @@ FASHION_MNIST = [
         f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}",
         f"md5:{checksum}",
         size,
+        mirrors=(
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+            f"{name}",
+        ),
     )
     for name, (size, checksum) in FASHION_FILES.items()
 ]

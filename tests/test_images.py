@@ -116,6 +116,94 @@ def test_a_second_address_serves_where_the_first_does_not(mnist, monkeypatch):
     assert asked == []
 
 
+@pytest.fixture
+def fashion(monkeypatch):
+    """Four small arrays in place of Fashion-MNIST's as files, and remotes with their checksums."""
+    arrays = [
+        random_bytes(5, 28, 28, seed=2),
+        random_bytes(5, high=10, seed=2),
+        random_bytes(3, 28, 28, seed=3),
+        random_bytes(3, high=10, seed=3),
+    ]
+    # These checksums are of what is published, packed.
+    files = {
+        remote.name: gzip.compress(idx(array), mtime=0)
+        for remote, array in zip(images.FASHION_MNIST, arrays, strict=True)
+    }
+    remotes = [
+        replace(remote, checksum=f"md5:{hashlib.md5(files[remote.name]).hexdigest()}")
+        for remote in images.FASHION_MNIST
+    ]
+    monkeypatch.setattr(images, "FASHION_MNIST", remotes)
+    return arrays, files
+
+
+def put_fashion(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def test_fashion_mnist_is_read_beside_mnist_whose_files_have_the_same_names(
+    elsewhere, mnist, fashion
+):
+    arrays, files = fashion
+    put(elsewhere / "mnist", mnist, packed=True)
+    put_fashion(elsewhere, files)
+    data = images.load("fashion_mnist")
+    assert repr(data) == "Images(fashion_mnist, 5 + 3 of 1×28×28, published files)"
+    np.testing.assert_array_equal(data.train[:, 0], arrays[0])
+    np.testing.assert_array_equal(data.train_labels, arrays[1])
+    np.testing.assert_array_equal(data.test[:, 0], arrays[2])
+    np.testing.assert_array_equal(data.test_labels, arrays[3])
+    assert not data.flip  # its shoes all point the same way
+    np.testing.assert_array_equal(images.load("mnist").train[:, 0], mnist[0])
+
+
+def test_a_file_of_fashion_mnist_that_is_not_the_published_one_is_not_used(elsewhere, fashion):
+    _, files = fashion
+    put_fashion(elsewhere, files)
+    path = elsewhere / images.FASHION_MNIST[2].name
+    path.write_bytes(path.read_bytes()[:-9])
+    message = (
+        rf"{path} is not the published fashion-mnist/t10k-images-idx3-ubyte.gz: its checksum is "
+        rf"md5:\w+ instead of {images.FASHION_MNIST[2].checksum}. It was not used. It may be "
+        rf"truncated; get it again from {images.FASHION_MNIST[2].url}"
+    )
+    with pytest.raises(DataError, match=message):
+        images.load("fashion_mnist")
+
+
+def test_fashion_mnist_comes_from_its_repository_where_its_server_does_not_answer(
+    fashion, monkeypatch
+):
+    arrays, files = fashion
+    asked = []
+
+    def serve(self, url, output_file, pooch, **kwargs):
+        asked.append(url)
+        if "s3-website" in url:
+            raise OSError("the first server is down")
+        Path(output_file).write_bytes(files["fashion-mnist/" + url.rsplit("/", 1)[1]])
+
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", serve)
+    np.testing.assert_array_equal(images.load("fashion_mnist").train[:, 0], arrays[0])
+    assert len(asked) == 8
+    assert all("zalandoresearch/fashion-mnist" in url for url in asked[1::2])
+
+
+def test_a_download_that_is_not_the_published_file_is_kept_aside(fashion, tmp_path, monkeypatch):
+    def serve(self, url, output_file, pooch, **kwargs):
+        Path(output_file).write_bytes(b"<html>Log in to this network</html>")
+
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", serve)
+    with pytest.raises(DataError, match="is not the published fashion-mnist/train.*kept as .*bad"):
+        images.load("fashion_mnist")
+    aside = tmp_path / "cache" / f"{images.FASHION_MNIST[0].name}.bad"
+    assert aside.exists() and not aside.with_suffix("").exists()
+
+
 def test_without_a_network_the_error_says_which_file_from_where_and_where_to_put_it(elsewhere):
     with pytest.raises(DataError) as error:
         images.load("fashion_mnist")
@@ -124,6 +212,7 @@ def test_without_a_network_the_error_says_which_file_from_where_and_where_to_put
         "fashion-mnist/train-images-idx3-ubyte.gz (26 MB)",
         str(elsewhere),
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        "or from https://raw.githubusercontent.com/zalandoresearch/fashion-mnist",
         "no network in tests",
         "or as fashion-mnist/train-images-idx3-ubyte.gz into any folder that DIFFFLOW_EDU_DATA",
     ):

@@ -91,6 +91,9 @@ def test_two_processes_give_the_gradient_of_one_with_the_double_batch(tmp_path):
         processes = Processes(accelerator)
         processes.prepare(model)
         model.double()
+        conv = torch.nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+        processes.prepare(conv)  # another layout of the weights
+        torch.save(conv.weight, f"{out}/conv-{rank}.pt")
         x = torch.load(f"{out}/x.pt")[rank * 4 : rank * 4 + 4]
         noise = torch.load(f"{out}/noise.pt")[:, rank * 4 : rank * 4 + 4]
         loss = model.loss(x, noise)
@@ -102,6 +105,8 @@ def test_two_processes_give_the_gradient_of_one_with_the_double_batch(tmp_path):
         _with_data(tmp_path),
     )
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    one, other = (torch.load(tmp_path / f"conv-{rank}.pt") for rank in range(2))
+    assert torch.equal(one, other)
     model = small(seed=7).double()
     x, noise = torch.load(tmp_path / "x.pt"), torch.load(tmp_path / "noise.pt")
     loss = model.loss(x, noise)
