@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from diffflow_edu.figures.images import image_bytes, mosaic
@@ -86,6 +87,9 @@ def quality_against_steps(
             axes.set_ylabel(label)
             axes.legend(fontsize=10)
         panels[1].set_yscale("log")
+        panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[1].yaxis.set_major_formatter("{x:g}")
+        panels[1].minorticks_off()
         if title:
             figure.suptitle(title)
     return figure
