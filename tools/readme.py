@@ -111,7 +111,8 @@ def ledger_table() -> str:
         "",
         f"Judged on {report['machine']}{left_out}. *3 trainings*: each side was trained three "
         "times, and the spread is over them; *1 training, 3 draws*: each side was trained once, "
-        "and the spread is over draws of data and noise, so that another training may differ by more.",
+        "and the spread is over draws of data and noise, so that another training may differ by "
+        "more.",
     ]
     return "\n".join(lines)
 
