@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from diffflow_edu.checkpoints import CheckpointError as CheckpointError
 from diffflow_edu.checkpoints import fingerprint, resume, save
+from diffflow_edu.optimizers import OptimizerName, make_optimizer
 from diffflow_edu.parallel import Processes
 from diffflow_edu.processes.base import Process, check_particles
 from diffflow_edu.processes.ddpm import DDPM
@@ -74,6 +75,7 @@ def fit(
     warm_start: int = 0,
     ema: float = 0.99,
     clip: float = 1.0,
+    optimizer: OptimizerName = "adam",
     accumulate: int = 1,
     accelerator: Accelerator | None = None,
     checkpoint: str | Path | None = None,
@@ -85,12 +87,14 @@ def fit(
 
     data: a density of `toy`, a tensor or array (n, *shape), or a torch Dataset whose items are
         tensors or tuples that begin with one.
-    steps, batch_size: steps of Adam (betas .9, .99; lr falls to 0 along a cosine), particles each.
+    steps, batch_size: steps of the optimizer (lr falls to 0 along a cosine), particles each.
     seed: of every random draw; the global generator is left as it was.
     warm_start: first so many steps of the fixed-drift diffusion inside a DiffFlow. They cost a
         fraction of a joint step and teach the score where the data is; lr stays constant.
     ema: decay of the average of the weights, warmed up as (1 + k)/(10 + k). clip: largest norm
         of the gradient.
+    optimizer: "adam", or "muon" for the inner matrices of the networks: in the plane sharper in the
+        same time (benchmarks/recipes.py); see `make_optimizer`.
     accumulate: batches whose gradients are averaged for one step, where one large batch does not
         fit into memory.
     accelerator: of Hugging Face's accelerate. It says on which device and in which precision
@@ -138,12 +142,13 @@ def fit(
     draw = _batches(data, batch_size, like)
 
     first_objective = DDPM.of(model) if warm_start else model
-    optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
+    steps_with = make_optimizer(optimizer, parameters, lr)
     average = copy.deepcopy(model.state_dict())
     history = History()
     total = warm_start + steps
     run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
     run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
+    run |= {"optimizer": optimizer}
     run |= {"accumulate": accumulate, "processes": processes.count}
     run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
     devices = [like.device] if like.is_cuda else []
@@ -154,7 +159,7 @@ def fit(
         torch.manual_seed(seed + 1_000_003 * processes.rank)
         start = 0
         if checkpoint is not None:
-            everything = (run, model, average, optimizer, history, like, processes)
+            everything = (run, model, average, steps_with, history, like, processes)
             start = resume(Path(checkpoint), *everything)
         earlier = history.seconds[-1] if history.seconds else 0.0
         clock = time.perf_counter()
@@ -164,10 +169,9 @@ def fit(
         try:
             with _progress(total, start, shown=processes.rank == 0) as bar:
                 for step in range(start, total):
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr * _cosine(max(0, step - warm_start) / steps)
+                    steps_with.scale_lr(_cosine(max(0, step - warm_start) / steps))
                     objective = first_objective if step < warm_start else model
-                    optimizer.zero_grad(set_to_none=True)
+                    steps_with.zero_grad()
                     value = 0.0
                     for _ in range(accumulate):
                         with processes.autocast():
@@ -184,7 +188,7 @@ def fit(
                     norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
                     if not math.isfinite(norm):
                         raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
-                    optimizer.step()
+                    steps_with.step()
 
                     history.loss.append(value)
                     history.seconds.append(earlier + time.perf_counter() - clock)

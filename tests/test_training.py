@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from diffflow_edu import DDPM, DiffFlow, Schedule, fit, toy
 from diffflow_edu.checkpoints import previous_of
+from diffflow_edu.optimizers import make_optimizer
 from diffflow_edu.processes.base import Process
 from diffflow_edu.training import CheckpointError, History, NonFiniteLoss
 
@@ -559,3 +560,41 @@ def test_a_checkpoint_of_a_schedule_that_differs_in_one_time_is_refused(tmp_path
 
 def test_a_history_is_one_line():
     assert repr(fit(Quadratic(), DATA, steps=3)).startswith("History(3 steps in ")
+
+
+def test_muon_learns_and_goes_on_where_it_stood(tmp_path):
+    def trained(stop: int | None) -> DiffFlow:
+        torch.manual_seed(0)
+        model = DiffFlow.mlp(Schedule.geometric(steps=3), hidden=16)
+        data = toy.load("olympic_rings")
+        options = {"steps": 40, "batch_size": 64, "warm_start": 10, "optimizer": "muon"}
+        options |= {"checkpoint": tmp_path / f"{stop}.pt", "checkpoint_every": 10}
+        if stop is not None:
+            fit(model, data, **options, callback=lambda step, _: step == stop)
+        history = fit(model, data, **options)
+        assert sum(history.loss[-5:]) < sum(history.loss[10:15])
+        return model
+
+    whole, resumed = trained(None).state_dict(), trained(25).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_muon_moves_the_inner_matrices_and_adam_the_rest():
+    model = DiffFlow.mlp(Schedule.geometric(steps=3), hidden=32)
+    muon, adam = make_optimizer("muon", model.parameters(), lr=1e-3).each
+    shapes = {tuple(p.shape) for group in muon.param_groups for p in group["params"]}
+    assert isinstance(muon, torch.optim.Muon) and shapes == {(32, 26), (32, 32), (96, 32)}
+    count = sum(len(group["params"]) for one in (muon, adam) for group in one.param_groups)
+    assert count == len(list(model.parameters()))
+
+
+def test_an_optimizer_that_cannot_be_is_named(monkeypatch):
+    model = DiffFlow.mlp(Schedule.geometric(steps=3), hidden=4)
+    data = toy.load("olympic_rings")
+    with pytest.raises(ValueError, match="optimizer must be 'adam' or 'muon', got 'sgd'"):
+        fit(model, data, steps=1, optimizer="sgd")
+    with pytest.raises(ValueError, match="matrices of 16 × 16 and more; this model has none"):
+        fit(model, data, steps=1, optimizer="muon")
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"needs torch 2\.9 or newer"):
+        fit(model, data, steps=1, optimizer="muon")
