@@ -17,7 +17,8 @@ last_step    the weights of the package on five rings, with and without noise in
 A run is one side from one seed on one thread. It trains for a number of steps fixed beforehand, the
 budget over the cost of a step in CPU seconds (median of rounds in which all N take turns), so that
 the rate can fall along its cosine; what it then took is in its record. Each run leaves a record in
-runs/grids; one whose record exists is not repeated.
+runs/grids; one whose record exists is not repeated, unless the weights that it is about have been
+replaced since.
 
 The backward noise is the paper's, not calibrated, since that would be done for one grid only.
 """
@@ -38,6 +39,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.children import run_all
+from benchmarks.shipped import sha256
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, Schedule, fit, metrics, pretrained, toy
 
@@ -261,7 +263,10 @@ def last_step_run(kind: str, steps: int, seed: int) -> Record:
     density = toy.load(ZOO_SET)
     model = pretrained(kind, ZOO_SET, steps=steps)
     data = density.sample(PARTICLES, seed=seed + metrics.DATA_SEED)
-    record: Record = {"last_std_in_widths": float(model.backward_std()[0]) / data_width(density)}
+    record: Record = {
+        "weights": sha256(kind, ZOO_SET, steps),
+        "last_std_in_widths": float(model.backward_std()[0]) / data_width(density),
+    }
     for name, noisy in (("without", False), ("with", True)):
         x = model.sample(PARTICLES, seed=seed, last_noise=noisy).start
         finite = x[x.isfinite().all(1)]
@@ -476,8 +481,18 @@ def row_of(
 
 
 def missing(names: list[str], folder: Path) -> list[str]:
-    """The runs that have left no record yet, in their order."""
-    return [name for name in names if not file_of(folder, name).exists()]
+    """The runs that have left no record yet, or one of weights that were replaced, in order."""
+    return [name for name in names if not is_there(name, file_of(folder, name))]
+
+
+def is_there(name: str, path: Path) -> bool:
+    """Whether the record of a run exists and, for the last step, is of the package's weights."""
+    if not path.exists():
+        return False
+    part, *rest = name.split("/")
+    if part != "last_step":
+        return True
+    return json.loads(path.read_text()).get("weights") == sha256(rest[0], ZOO_SET, int(rest[1]))
 
 
 def main() -> None:

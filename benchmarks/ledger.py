@@ -35,7 +35,6 @@ against, *holds when* some conditions are won, and *does not hold here* where no
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -49,6 +48,7 @@ from typing import Any
 import torch
 
 from benchmarks.children import run_all
+from benchmarks.shipped import sha256
 from benchmarks.toy import (
     MACHINES,
     SECONDS,
@@ -61,7 +61,7 @@ from benchmarks.toy import (
 )
 from benchmarks.toy import train as train_machine
 from benchmarks.train_zoo import current_commit, machine
-from diffflow_edu import metrics, pretrained, toy, zoo
+from diffflow_edu import metrics, pretrained, toy
 from diffflow_edu.processes.likelihood import theorem_one
 
 FOLDER = Path(__file__).parent / "results"
@@ -729,12 +729,6 @@ MEASUREMENTS: dict[str, tuple[Callable[[str, str, int], Any], list[Weights]]] = 
 }
 
 
-def sha256(weights: Weights) -> str:
-    """Of the file in the package."""
-    kind, name, n = weights
-    return hashlib.sha256((zoo.FOLDER / f"{kind}-{name}-{n}.safetensors").read_bytes()).hexdigest()
-
-
 def title(weights: Weights) -> str:
     """Such as "ddpm/olympic_rings/10"."""
     return "/".join(map(str, weights))
@@ -760,7 +754,7 @@ def measured_in(folder: Path) -> dict[str, Any]:
             title(w): once(
                 folder / f"{part}--{'--'.join(map(str, w))}.json",
                 lambda measure=measure, w=w: measure(*w),
-                sha256(w),
+                sha256(*w),
             )
             for w in wanted
         }
@@ -819,7 +813,7 @@ def lacking(measured: dict[str, Any], trainings: int) -> list[str]:
             entry = measured.get(part, {}).get(title(weights))
             if entry is None:
                 found.append(f"{part} of {title(weights)}: not measured")
-            elif entry["weights"] != sha256(weights):
+            elif entry["weights"] != sha256(*weights):
                 found.append(f"{part} of {title(weights)}: stale, of weights that were replaced")
     if "theorem one" not in measured:
         found.append("theorem one: not measured")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import adjoint
+from benchmarks import adjoint, shipped
 from benchmarks import grids as benchmark
 from diffflow_edu import DiffFlow, metrics, toy
 
@@ -167,6 +167,7 @@ def test_the_same_run_gives_the_same_numbers(small, tmp_path_factory):
 
 def test_the_last_step_without_noise_is_the_sampler_s_own(small):
     record = benchmark.last_step_run("diffflow", 5, seed=0)
+    assert record["weights"] == shipped.sha256("diffflow", benchmark.ZOO_SET, 5)
     density = toy.load(benchmark.ZOO_SET)
     x = benchmark.pretrained("diffflow", benchmark.ZOO_SET, steps=5).sample(60, seed=0).start
     assert record["without"]["leak"] == metrics.leak(x, density)
@@ -177,6 +178,18 @@ def test_a_run_whose_record_is_there_is_not_repeated(tmp_path):
     names = benchmark.run_names(["grids"], [0, 1])
     benchmark.write_json(benchmark.file_of(tmp_path, names[1]), {})
     assert benchmark.missing(names, tmp_path) == [names[0], *names[2:]]
+
+
+def test_a_last_step_of_weights_that_were_replaced_is_measured_anew(tmp_path, monkeypatch):
+    names = ["last_step/ddpm/5/0", "last_step/diffflow/5/0", "last_step/diffflow/10/0"]
+    shas = {"ddpm": "old", "diffflow": "other"}
+    monkeypatch.setattr(benchmark, "sha256", lambda kind, name, steps: shas[kind])
+    for name in names[:2]:
+        record = {"weights": shas[name.split("/")[1]]}
+        benchmark.write_json(benchmark.file_of(tmp_path, name), record)
+    assert benchmark.missing(names, tmp_path) == names[2:]
+    shas["diffflow"] = "new"
+    assert benchmark.missing(names, tmp_path) == names[1:]
 
 
 def test_lower_is_what_is_lower_in_every_seed():
