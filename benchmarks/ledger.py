@@ -252,11 +252,13 @@ Numbers = dict[tuple[str, str, str], list[float | None]]
 
 
 def numbers_of(records: Iterable[dict[str, Any]]) -> Numbers:
-    """By machine, set and measure: one number a training, None where it has none."""
+    """By machine, set and measure: one number a training, None where it has none or diverged."""
     found: Numbers = {}
     for record in sorted(records, key=lambda r: r["seed"]):
         for what in ("bound", "gap", "log_prob", "leak"):
-            found.setdefault((record["machine"], record["set"], what), []).append(record[what])
+            # What diverged was measured on its last good weights: that is no fair opponent.
+            value = None if record["stopped"] else record[what]
+            found.setdefault((record["machine"], record["set"], what), []).append(value)
     return found
 
 
@@ -453,7 +455,8 @@ def adjoint_memory(report: dict[str, Any]) -> Claim:
 
 # Trained here ------------------------------------------------------------------------------------
 
-# The paper's fourth N, between the machines of ten and of thirty steps in all that they differ in.
+# The paper's fourth N. DiffFlow as at thirty steps; DDPM with an r_max between the 2 that is best
+# at ten steps and the 4 that is best at thirty. Neither recipe was searched for.
 TWENTY = {
     "diffflow-20": Machine(
         "DiffFlow",

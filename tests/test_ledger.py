@@ -224,15 +224,14 @@ def test_twenty_steps_that_were_left_out_are_said_to_be():
 
 
 def test_records_become_numbers_a_training_in_the_order_of_their_seeds():
-    def record(seed, gap):
-        return (
-            {"machine": "m", "set": "s", "seed": seed}
-            | dict.fromkeys(("bound", "log_prob", "leak"), 0.0)
-            | {"gap": gap}
-        )
+    def record(seed, gap, stopped=None):
+        same = dict.fromkeys(("bound", "log_prob", "leak"), 0.0)
+        return {"machine": "m", "set": "s", "seed": seed, "gap": gap, "stopped": stopped} | same
 
     numbers = ledger.numbers_of([record(2, 0.3), record(0, None), record(1, 0.2)])
     assert numbers["m", "s", "gap"] == [None, 0.2, 0.3]
+    diverged = ledger.numbers_of([record(0, 0.3), record(1, 9.0, "the loss is NaN")])
+    assert diverged["m", "s", "gap"] == [0.3, None] and diverged["m", "s", "leak"] == [0.0, None]
 
 
 def test_adjoint_memory_turns_at_three_percent():
