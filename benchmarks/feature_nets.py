@@ -44,7 +44,7 @@ class Recipe:
 SETS = {
     "mnist": Recipe(),
     "mnist14": Recipe(),
-    "cifar10": Recipe("ResNet", epochs=8, lr=5e-3, decay=0.05, augment=True, bf16=True),
+    "cifar10": Recipe("ResNet", epochs=1, lr=5e-3, decay=0.05, augment=True, bf16=True),
 }
 
 

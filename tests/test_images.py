@@ -314,6 +314,31 @@ def test_digits_need_no_file_and_no_network(monkeypatch):
     assert set(data.test_labels.tolist()) == set(range(10))
 
 
+def test_patches_need_no_file_and_training_shares_no_pixel_with_testing(monkeypatch):
+    monkeypatch.delenv("DIFFFLOW_EDU_DATA")
+    # Photographs whose pixels say in which column they are, twice as wide as they get.
+    column = np.repeat(np.arange(320) % 256, 2).astype(np.uint8)
+    photograph = np.broadcast_to(column[None, :, None], (427, 640, 3))
+    monkeypatch.setattr("sklearn.datasets.load_sample_image", lambda file: photograph)
+    data = images.load("patches")
+    assert data.shape == (3, 8, 8) and (len(data.train), len(data.test)) == (80_752, 1560)
+    train, test = (set(x[:, 0, 0].flatten().tolist()) for x in (data.train, data.test))
+    # Columns from 256 on count from 0 again: 256 … 319, for training, are 0 … 63.
+    assert test == {*range(36, 60), *range(132, 156), *range(228, 252)}
+    assert train == {*range(64), *range(64, 128), *range(160, 224)}
+    first = data.train[0, 0, 0].tolist()
+    assert first == list(range(first[0], first[0] + 8))
+
+
+def test_patches_of_the_two_photographs_are_as_many_and_colours_come_first():
+    data = images.load("patches")
+    assert data.train_labels.bincount().tolist() == [40_376, 40_376]
+    sky, dahlia = data.train[data.train_labels == 0], data.train[data.train_labels == 1]
+    # By eye: the pagoda's photograph is bright and bluish, the dahlia's is dark.
+    assert float(sky.float().mean()) > 2 * float(dahlia.float().mean())
+    assert torch.equal(data.train[:3], images.load("patches").train[:3])
+
+
 def test_an_unknown_set_is_refused_with_its_nearest_name():
     with pytest.raises(ValueError, match="unknown images 'cifar': did you mean 'cifar10'"):
         images.load("cifar")

@@ -187,7 +187,10 @@ def test_steps_that_are_no_whole_number_are_refused():
         zoo.pretrained("diffflow", "olympic_rings", steps=10.0)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mnist14", (1, 14, 14)), ("digits", (1, 8, 8))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mnist14", (1, 14, 14)), ("digits", (1, 8, 8)), ("patches", (3, 8, 8))],
+)
 def test_image_models_are_shipped_and_measure_what_their_cards_say(name, shape):
     model = pretrained("diffflow", name)
     assert model.schedule.steps == 10 and model.shape == shape
