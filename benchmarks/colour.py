@@ -126,7 +126,7 @@ def spoilt(data: images.Images) -> dict[str, Callable[[], Tensor]]:
         noise = torch.randn(n, data.dim, generator=draw)
         return (train.mean(0) + noise @ root.T).unflatten(1, data.shape)
 
-    few = torch.randint(100, (n,), generator=draw)
+    few = torch.randint(min(100, n), (n,), generator=draw)
     kept = (data.test_labels[:n] != 0).nonzero()[:, 0]
     again = kept[torch.randint(len(kept), (n,), generator=draw)]
     return {

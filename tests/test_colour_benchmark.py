@@ -65,10 +65,10 @@ def test_the_shipped_patches_measured_what_the_results_say(results):
 def test_the_feature_net_that_was_judged_is_the_one_that_is_shipped(results):
     net = fid.feature_net("cifar10")
     assert results["blind"]["sha256"] == net.sha256
-    assert results["blind"]["rows"]["training images"]["fid"] == pytest.approx(
-        net.card["floor"],
-        rel=0.3,  # other images and other dequantisation, as many
-    )
+    rows = results["blind"]["rows"]
+    # Other training images than the card's, as many: the same order of magnitude.
+    assert 0.4 < rows["training images"]["fid"] / net.card["floor"] < 2.5
+    assert rows["blurred"]["fid"] > 10 * net.card["floor"]
 
 
 def test_the_commands_of_the_notebook_are_ones_that_the_command_line_knows():
