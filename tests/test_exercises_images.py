@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import torch
 
@@ -87,3 +89,17 @@ def test_the_distance_taught_is_that_of_the_module_where_features_do_not_correla
     b = 0.5 * a + 3
     expected = frechet(a.mean(0), a.var(0), b.mean(0), b.var(0))
     assert abs(fid.frechet_distance(a, b) - float(expected)) < 1e-9  # float64, one square root
+
+
+def test_the_commands_of_notebook_08_are_those_of_the_readme():
+    root = Path(__file__).parents[1]
+    text = (root / "notebooks" / "08_mnist.py").read_text()
+    commands = re.findall(r"^#     (diffflow-edu (?:train|evaluate) .*)$", text, re.MULTILINE)
+    readme = (root / "README.md").read_text().splitlines()
+    assert len(commands) >= 3
+    assert [command for command in commands if f"    {command}" not in readme] == []
+    # The cell that trains where there is a GPU asks for the same run.
+    (cell,) = re.findall(r"scale\.Config\((.*?)\n    \)", text, re.DOTALL)
+    for setting in ("warm_start=6000", "updates=6000", "batch_size=256", 'size="small"'):
+        name, value = setting.replace("_", "-").replace('"', "").split("=")
+        assert setting in cell and f"--{name} {value} " in commands[0]
