@@ -41,7 +41,7 @@ from diffflow_edu.processes.base import standard_normal_log_prob
 from diffflow_edu.schedules import Schedule
 
 DENSITY, STEPS, PARTICLES = "olympic_rings", 10, 20_000
-SECONDS = 60
+SECONDS = 45
 FOLDER = Path("runs") / "recipes"
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 
