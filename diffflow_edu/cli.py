@@ -107,7 +107,7 @@ def evaluate(
         ode_n: test pictures for the probability flow; 0 leaves it out.
         fid_n: samples, and test pictures, for FID; 0 leaves it out.
         fid: its feature net: the small one that comes with the package, or Inception, which needs
-            torchmetrics, torch-fidelity, torchvision and 92 MB of weights.
+            torchmetrics, torch-fidelity, torchvision and about 95 MB of weights.
         last_noise: add noise in the last step of the samples, too; without, it is the mean
             (Tweedie's formula).
         seed: of all noise.

@@ -2,7 +2,7 @@
 
 torchmetrics computes it; the network and its weights come from torch-fidelity, which needs
 torchvision. Neither is a dependency of this package: together they are large, and most of the
-course has no network to fetch 92 MB of weights from.
+course has no network to fetch 95 MB of weights from.
 """
 
 from __future__ import annotations
@@ -52,18 +52,25 @@ class Inception:
                 f"{' '.join(missing)} (torchvision of the same build as torch). Without them, "
                 "--fid shipped takes the small feature net that comes with this package."
             )
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
+        try:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+        except (ImportError, RuntimeError) as error:  # the latter where builds differ
+            raise MissingError(
+                "FID with Inception needs torchmetrics with torch-fidelity and torchvision, and "
+                f"they cannot be imported ({error}). Is torchvision of the same build as torch "
+                f"{torch.__version__}? --fid shipped takes the small feature net that comes with "
+                "this package."
+            ) from error
         try:
             metric = FrechetInceptionDistance(feature=2048, reset_real_features=False)
         except OSError as error:  # of the download: urllib raises nothing else
             raise MissingError(
-                f"{WEIGHTS} (92 MB) is not at {weights_file()} and could not be downloaded from "
+                f"{WEIGHTS} (about 95 MB) is not at {weights_file()} and could not be downloaded from "
                 f"{URL} ({error}). Without a network: get it on another machine and put it there; "
                 "or --fid shipped takes the small feature net that comes with this package."
             ) from None
         self.data, self.batch = data, batch
-        self.metric = metric.to(data.test.device).set_dtype(torch.float64)
+        self.metric = metric.to(data.test.device)  # its sums are in 64 bits
         self.sha256 = hashlib.sha256(weights_file().read_bytes()).hexdigest()
         self._show(data.test[:n], real=True)
         train = data.train[:n]

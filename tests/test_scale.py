@@ -1,14 +1,18 @@
 """Runs on images that stop and go on, and the command line around them; small digits throughout."""
 
+import functools
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -345,6 +349,16 @@ def test_inception_that_is_not_installed_is_said_in_one_message(digits, monkeypa
         yardstick(digits, 4, "inception")
 
 
+def test_a_torchvision_of_another_build_is_said_in_one_message(digits, pretended, monkeypatch):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delattr(pretended, "FrechetInceptionDistance")
+    monkeypatch.setattr(pretended, "__getattr__", broken, raising=False)
+    with pytest.raises(MissingError, match="nms does not exist.*same build as torch"):
+        Inception(digits, 10)
+
+
 class MeansAsInception:
     """In place of torchmetrics' FrechetInceptionDistance: the squared distance of the means."""
 
@@ -353,9 +367,6 @@ class MeansAsInception:
         self.shown = {True: [], False: []}
 
     def to(self, device):
-        return self
-
-    def set_dtype(self, dtype):
         return self
 
     def reset(self):
@@ -404,7 +415,7 @@ def test_weights_of_inception_that_cannot_be_had_are_named(digits, pretended, mo
     with pytest.raises(MissingError) as error:
         Inception(digits, 10)
     for part in (
-        "weights-inception-2015-12-05-6726825d.pth (92 MB)",
+        "weights-inception-2015-12-05-6726825d.pth (about 95 MB)",
         str(inception.weights_file()),
         "https://github.com/toshas/torch-fidelity/releases/",
         "no network in tests",
@@ -491,3 +502,65 @@ def test_what_is_wrong_is_said_in_a_line(monkeypatch, tmp_path, capsys, argument
     said = str(stop.value.code) + capsys.readouterr().err
     assert message in said and "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+# The README's commands ----------------------------------------------------------------------------
+
+
+def commands_of_the_readme():
+    """Every diffflow-edu command of the README, as arguments, with accelerate or without."""
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    lines = re.findall(
+        r"^    (?:diffflow-edu|accelerate launch -m diffflow_edu\.cli) (.*)$", page, re.MULTILINE
+    )
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands_of_the_readme(), ids=" ".join)
+def test_the_command_line_takes_what_the_readme_says(monkeypatch, arguments):
+    taken = []
+
+    def instead_of(command):
+        @functools.wraps(command)
+        def record(*args, **kwargs):
+            taken.append(command.__name__)
+
+        return record
+
+    for name in ("train", "sample", "evaluate"):
+        monkeypatch.setattr(cli, name, instead_of(getattr(cli, name)))
+    run(monkeypatch, *arguments)
+    assert taken == [arguments[0]]
+
+
+def test_the_readme_has_commands_for_both_sets_and_both_models_on_a_gpu():
+    training = [" ".join(c) for c in commands_of_the_readme() if c[0] == "train"]
+    for part in ("--images mnist --size", "--kind ddpm", "--images cifar10", "--minutes 8"):
+        assert any(part in command for command in training)
+    folders = {command.split()[1] for command in training}
+    evaluated = [c[1] for c in commands_of_the_readme() if c[0] == "evaluate"]
+    assert {str(Path(path).parent) for path in evaluated} <= folders
+
+
+def test_the_readmes_commands_for_mnist_on_a_gpu_run_in_miniature(tmp_path, monkeypatch, capsys):
+    # The same settings, on other pictures and smaller: later arguments win.
+    less = "--images digits --size tiny --batch-size 2 --look-every 2 --steps 2 3".split()
+    less += ["--updates", "4"]
+    monkeypatch.chdir(tmp_path)
+    accelerate_state().AcceleratorState._reset_state(reset_partial_state=True)
+    for command in commands_of_the_readme():
+        if command[0] == "train" and command[1] in ("runs/mnist", "runs/mnist-ddpm"):
+            warm_start = ["--warm-start", "2"] if "--warm-start" in command else []
+            run(monkeypatch, *command, *less, *warm_start)
+            assert f"Trained: {command[1]}/model.safetensors" in capsys.readouterr().out
+        if command[0] == "evaluate" and command[1].startswith("runs/mnist"):
+            run(monkeypatch, *command, *"--steps 2 3 --n 10 --ode-n 2 --fid-n 0".split())
+            record = json.loads((tmp_path / command[1]).with_suffix(".json").read_text())
+            assert [row["steps"] for row in record["rows"]] == [2, 3]
+    accelerate_state().AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def accelerate_state():
+    from accelerate import state
+
+    return state
