@@ -385,7 +385,8 @@ exercises.check_leak(leak)
 # | 05 | [The stochastic adjoint and time grids](05_adjoint_and_grids.ipynb) | exact gradients in the memory of one step | ready |
 # | 06 | [Three machines, one ring](06_three_machines.ipynb) | the noise dial, and the claims of the paper as a ledger | ready |
 # | 07 | [Likelihood](07_likelihood.ipynb) | one model, three numbers | ready |
-# | 08, 09 | MNIST, CIFAR-10 | the same classes on a GPU | to come |
+# | 08 | [MNIST](08_mnist.ipynb) | a particle is a picture | ready |
+# | 09 | [CIFAR-10](09_cifar10.ipynb) | colour, and what a number is worth | ready |
 # | 10 | After DiffFlow | flow matching, bridges, learned diffusion | to come |
 #
 # ## What to remember
