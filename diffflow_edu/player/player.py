@@ -40,6 +40,8 @@ from diffflow_edu.toy import Density
 
 FILM_STRIP_SETTINGS = 3
 FILM_STRIP_POINTS = 1500
+PHOTOGRAPH_COLORS = 256
+"""Of a film strip of colour images; a few dozen would tint them."""
 
 NO_VIEW = (0.0, 0.0, 1.0)
 """Images have no place in the plane."""
@@ -197,7 +199,8 @@ class Player(WidgetWithTwin):
         for axes in figure.axes:
             for dots in axes.collections:
                 dots.set_antialiased(False)  # hard edges halve the bytes and keep the colours pure
-        return small_png(figure)
+        in_colour = next(iter(self._trajectories.values())).states.shape[2:-2] == (3,)
+        return small_png(figure, PHOTOGRAPH_COLORS) if in_colour else small_png(figure)
 
     def save_html(self, path: str | Path) -> None:
         """Write one page that plays without a kernel and without a network."""
