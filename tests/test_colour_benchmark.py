@@ -74,8 +74,14 @@ def test_the_feature_net_that_was_judged_is_the_one_that_is_shipped(results):
 def test_the_commands_of_the_notebook_are_ones_that_the_command_line_knows():
     tyro = pytest.importorskip("tyro")
     text = NOTEBOOK.read_text().replace(" \\\n#", "")
-    (command,) = re.findall(r"^# diffflow-edu train runs/cifar10 (.*)$", text, re.MULTILINE)
-    words = shlex.split(command)
-    at = words.index("--minutes")
-    config = tyro.cli(Config, args=words[:at] + words[at + 2 :])
-    assert (config.images, config.size, config.precision) == ("cifar10", "paper", "bf16")
+    commands = re.findall(r"train (runs/cifar10\S*) (.*)$", text, re.MULTILINE)
+    configs = {}
+    for folder, options in commands:
+        words = shlex.split(options)
+        for name in ("--minutes", "--look-every"):  # of the command, not of the config
+            if name in words:
+                at = words.index(name)
+                del words[at : at + 2]
+        configs[folder] = tyro.cli(Config, args=words)
+    assert [c.size for c in configs.values()] == ["small", "paper"]
+    assert {(c.images, c.precision) for c in configs.values()} == {("cifar10", "bf16")}
