@@ -65,9 +65,9 @@ class Inception:
             metric = FrechetInceptionDistance(feature=2048, reset_real_features=False)
         except OSError as error:  # of the download: urllib raises nothing else
             raise MissingError(
-                f"{WEIGHTS} (about 95 MB) is not at {weights_file()} and could not be downloaded from "
-                f"{URL} ({error}). Without a network: get it on another machine and put it there; "
-                "or --fid shipped takes the small feature net that comes with this package."
+                f"{WEIGHTS} (about 95 MB) is not at {weights_file()} and could not be downloaded "
+                f"from {URL} ({error}). Without a network: get it on another machine and put it "
+                "there; or --fid shipped takes the small feature net that comes with this package."
             ) from None
         self.data, self.batch = data, batch
         self.metric = metric.to(data.test.device)  # its sums are in 64 bits

@@ -238,7 +238,8 @@ def layout(device: torch.device, precision: str) -> torch.memory_format:
     """How the weights of convolutions, and with them the activations, lie in memory.
 
     Channels-last is what the tensor cores of a GPU want with bf16, though it has not been measured
-    on one yet. On a CPU it helps in 32 bits and harms in bf16 (benchmarks/results/images.json).
+    on one yet. On a CPU it helps colour pictures in 32 bits a little and harms all in bf16
+    (benchmarks/results/images.json).
     """
     good = precision == "bf16" if device.type == "cuda" else precision == "no"
     return torch.channels_last if good else torch.contiguous_format
