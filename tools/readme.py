@@ -213,6 +213,52 @@ def toy_cell(cell: dict[str, Any] | None, entropy: float) -> str:
     return f"{shown('gap', '.2f')}{ode} · {shown('leak', '.1%')} · {shown('sliced_w2', '.3f')}"
 
 
+DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
+
+
+def images_table() -> str:
+    """What training on images costs, from benchmarks/results/images.json: time, then memory."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "images.json").read_text())
+    steps = [
+        "| training step | precision, layout | seconds | images/s | TFLOP/s | share of matmul |"
+    ]
+    steps.append("|---|---|---|---|---|---|")
+    memory = ["| memory of a gradient, MiB, at N = | 5 | 10 | 20 | 30 | 50 | 50 over 5 |"]
+    memory.append("|---|---|---|---|---|---|---|")
+    notes = []
+    for device, records in report.items():
+        for key, record in records.items():
+            part, name = key.split(", ")
+            where, setting = f"{name} on {DEVICES[device]}", record["setting"]
+            if part == "steps":
+                for row in record["rows"]:
+                    kind = {"ddpm": "DDPM", "diffflow": f"DiffFlow, N = {setting['steps']}"}
+                    steps.append(
+                        f"| {kind[row['kind']]}, {where} | {row['variant']} | {row['seconds']:g} | "
+                        f"{row['images_per_second']:g} | {row['tflops']:g} | "
+                        f"{row['share_of_peak']:.0%} |"
+                    )
+                peaks = " and ".join(f"{v:g} ({k})" for k, v in record["peak_tflops"].items())
+                notes.append(
+                    f"{where}: {record['machine']}; steps of {setting['batch']} pictures, medians "
+                    f"of {setting['rounds']} interleaved rounds; one large matrix product reaches "
+                    f"{peaks} TFLOP/s; memory of {setting['few']} pictures"
+                )
+            elif part == "memory":
+                for way, rows in record["ways"].items():
+                    cells = [f"{row['peak_mebibytes']:.0f}" for row in rows.values()]
+                    ratio = record["n_50_over_n_5"][way]
+                    memory.append(f"| {way}, {where} | {' | '.join(cells)} | {ratio:.2f} |")
+            else:
+                for row in record["rows"]:
+                    notes.append(
+                        f"{row['kind']} through torch.compile, {where}: "
+                        f"{row['seconds_before']:g} s a step before, {row['seconds']:g} s after a "
+                        f"first one of {row['first_step_seconds']:g} s"
+                    )
+    return "\n".join([*steps, "", *memory, "", ". ".join(notes) + "."])
+
+
 def with_table(readme: str, name: str, table: str) -> str:
     """The README with the table between its two marks replaced."""
     pattern = rf"(<!-- {name} table: [^\n]*-->\n).*?(<!-- end of {name} table -->)"
@@ -225,6 +271,7 @@ def rewritten(readme: str) -> str:
     readme = with_table(readme, "toy", toy_table(toy_report()))
     readme = with_table(readme, "ledger", ledger_table())
     readme = with_table(readme, "tabular", tabular_table())
+    readme = with_table(readme, "images", images_table())
     return with_table(readme, "adjoint", adjoint_table())
 
 
