@@ -316,8 +316,10 @@ def main() -> None:
     # Forks for the memory of a CPU come first: they inherit what this process has done.
     for part in sorted(options.only, key=("memory", "steps", "compile").index):
         settings = SETTINGS[device.type]
-        if part == "compile" and device.type == "cpu":
-            settings = settings[:1]  # a minute of compiling for each
+        if part != "steps" and device.type == "cpu":
+            # Compiling takes a minute each; and a fork finds memory that its parent has freed, so
+            # only those of a parent that has done nothing yet rise as they should.
+            settings = settings[:1]
         for setting in settings:
             size = "×".join(map(str, setting.shape))
             name = f"{size} {setting.size}"
