@@ -98,9 +98,9 @@ play(
 # digits are decided; the rest is cleaning up and drawing strokes. Most are digits, some are scribbles: this model was
 # trained for eleven minutes on one core.
 #
-# **Explain.** The grid is geometric in the ratio of noise to signal (notebook 03), and so are our eyes: a digit shows through noise
-# as strong as itself, since its pixels agree with one another and those of the noise do not. *What* it is, is a matter of a few steps;
-# most of the ten are spent on *how exactly*, which the eye hardly sees and every likelihood counts.
+# **Explain.** The grid takes equal steps in the logarithm of noise over signal (notebook 03). A digit shows through noise as strong
+# as itself, since its pixels agree with one another and those of the noise do not. So *what* it is gets settled within a few steps; most
+# of the ten are spent on *how exactly*, which the eye hardly sees and every likelihood counts.
 #
 # ## 2. From grey levels to bits
 #
@@ -290,7 +290,7 @@ plt.show()
 #
 # **Explain.** On rings (notebook 06) the learned drift could keep modes apart up to the very end, where the noise budget let it.
 # Here $r_{\max} = 8$: the noise wins eight to one, and the drift, which moved for 300 of 4300 steps of training, is a
-# touch on the tiller. It saves a few hundredths of a bit per pixel, and at the far end nothing of the class is left.
+# touch on the tiller. It saves a few hundredths of a bit per pixel, and at the far end a nearest neighbour finds nothing of the class.
 #
 # ## 5. FID, and what it is not
 #
@@ -523,7 +523,7 @@ else:
 # - A particle is whatever drift and score take and return; on pictures they are **U-Nets**, and the rest is as it was.
 # - **Dequantise** before you ask for a density; bits/dim $= \text{nats}/(D \ln 2) + 7$ for 256 levels, and "≤" where it is a bound.
 # - Put a baseline that has learned nothing beside every bits/dim: on pictures that are mostly black, **counting levels pixel by
-#   pixel** is hard to beat, and looks like fog.
+#   pixel** is hard to beat, and looks like snow.
 # - **FID** compares two clouds of features. Say which net, how many pictures, and the floor.
 # - At $r_{\max} = 8$ the class is gone half-way out, with the drift or without it.
 # - Long runs belong into a command that **stops at any time and goes on**.
