@@ -103,9 +103,8 @@ class Trainer:
         s_min = recipe.s_min * data_width(self.density)
         self.model = DiffFlow.mlp(Schedule.geometric(STEPS, s_min=s_min, s_max=recipe.s_max))
         self.log_s = nn.Parameter(self.model.schedule.s.float().log(), recipe.learn_s)
-        drift, score = self.model.drift.parameters(), list(self.model.score.parameters())
-        self.score = make_optimizer(recipe.optimizer, score, recipe.lr)
-        self.drift = make_optimizer(recipe.optimizer, drift, recipe.drift_lr * recipe.lr)
+        self.score = make_optimizer(recipe.optimizer, self.model.score, recipe.lr)
+        self.drift = make_optimizer(recipe.optimizer, self.model.drift, recipe.drift_lr * recipe.lr)
         self.noise = torch.optim.Adam([self.log_s], lr=recipe.lr)
         self.average = copy.deepcopy(self.model.state_dict())
         self.updates = 0

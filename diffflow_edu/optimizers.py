@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
 OptimizerName = Literal["adam", "muon"]
 
-MUON_LR = 8.0
+MUON_LR = 4.0
 """Muon's learning rate as a multiple of Adam's. Its steps are matrices with all singular values
 about 1, whose best size is another than that of Adam's steps."""
 
 INNER = 16
 """A weight is an inner matrix from so many rows and columns on; what is smaller reads or writes
-coordinates."""
+coordinates. The embedding of t, whose inputs are a few sines, is none."""
+
+EMBEDDINGS = {"time", "gain"}
+"""The names of layers that embed t."""
 
 
 class Optimizers:
@@ -55,8 +57,8 @@ class Optimizers:
             one.load_state_dict(state)
 
 
-def make_optimizer(name: OptimizerName, parameters: Iterable[Tensor], lr: float) -> Optimizers:
-    """The optimizer of a name.
+def make_optimizer(name: OptimizerName, model: nn.Module, lr: float) -> Optimizers:
+    """The optimizer of a name, for what a model learns.
 
     name: "adam" (betas .9, .99), or "muon": momentum whose matrix is made orthogonal before it is
         a step (Jordan et al. 2024) for the inner matrices, Adam for all else.
@@ -67,9 +69,13 @@ def make_optimizer(name: OptimizerName, parameters: Iterable[Tensor], lr: float)
     """
     if name not in ("adam", "muon"):
         raise ValueError(f"optimizer must be 'adam' or 'muon', got {name!r}")
-    parameters = list(parameters)
-    inner = [p for p in parameters if name == "muon" and p.ndim == 2 and min(p.shape) >= INNER]
-    rest = [p for p in parameters if not any(p is matrix for matrix in inner)]
+    inner, rest = [], []
+    for path, p in model.named_parameters():
+        if p.requires_grad:
+            matrix = (
+                p.ndim == 2 and min(p.shape) >= INNER and EMBEDDINGS.isdisjoint(path.split("."))
+            )
+            (inner if name == "muon" and matrix else rest).append(p)
     adam = [torch.optim.Adam(rest, lr=lr, betas=(0.9, 0.99))] if rest else []
     if name == "adam":
         return Optimizers(*adam)

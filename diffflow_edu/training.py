@@ -142,7 +142,7 @@ def fit(
     draw = _batches(data, batch_size, like)
 
     first_objective = DDPM.of(model) if warm_start else model
-    steps_with = make_optimizer(optimizer, parameters, lr)
+    steps_with = make_optimizer(optimizer, model, lr)
     average = copy.deepcopy(model.state_dict())
     history = History()
     total = warm_start + steps
