@@ -84,8 +84,8 @@ plt.show()
 # The two photographs, a pagoda over a lake and a dahlia; the pale strips are kept for testing. Half of the patches are sky,
 # water or a dark background, nearly one colour each; the others hold edges, tiles, leaves and petals.
 #
-# The model that comes with the package is the DiffFlow of notebook 08 with three channels: two tiny U-Nets, ten steps. Left in the
-# player, test patches on their way out; right, noise on its way home.
+# The model that comes with the package is the DiffFlow of notebook 08 with three channels: two tiny U-Nets, ten steps, and
+# half a minute of training. In the player, test patches on their way out beside noise on its way home.
 
 # %%
 model = pretrained("diffflow", "patches")
@@ -98,8 +98,8 @@ with torch.no_grad():
 play(paths, title="Colour goes last and comes first")
 
 # %% [markdown]
-# 64 test patches (left) on their way to noise, and 64 samples (right) on their way from it. Read from right to left: what settles first
-# is the colour of a patch as a whole, then a gradient across it, and edges and grain in the last steps.
+# 64 test patches on their way to noise and, in the other panel, 64 samples on their way from it. Read backwards in time: what settles
+# first is the colour of a patch as a whole, then a gradient across it, and edges and grain in the last steps.
 #
 # **Explain.** A patch's mean is its loudest coordinate. Noise drowns quiet coordinates first and loud ones last; the way home is the
 # same story backwards. How loud each one is can be measured.
@@ -220,7 +220,7 @@ with figures.style():
     axes.set_xscale("log")
     axes.set_xticks(list(ours), [str(n) for n in ours])
     axes.minorticks_off()
-    axes.set(xlabel="steps N", ylabel="bits/dim, at most")
+    axes.set(xlabel="steps N", ylabel="bits/dim, at most", ylim=(4.3, 6.35))
     axes.legend()
     axes.set_title("The same networks: ten steps beat the Gaussians, five do not")
 plt.show()
