@@ -61,10 +61,14 @@ def peak_memory(item: pytest.Item) -> int:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item):
-    if is_cell(item):
-        # The first cell's setup starts the kernel, which belongs to the notebook's time.
-        item.stash_start = time.perf_counter()
-    return (yield)
+    if not is_cell(item):
+        return (yield)
+    # The first cell's setup starts the kernel, which belongs to the notebook's time.
+    item.stash_start = time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        # The stored outputs are a CPU's; on a GPU 08 and 09 would train for minutes.
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

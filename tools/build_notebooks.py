@@ -98,7 +98,7 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": str(folder)}},
-    ).execute()
+    ).execute(env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})  # else 08 and 09 train for minutes
     # The kernel reports its exact Python version, which is no part of the course.
     notebook.metadata.language_info = nbformat.from_dict(
         {"file_extension": ".py", "name": "python"}

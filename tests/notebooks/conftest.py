@@ -39,6 +39,7 @@ TEXT = '''\
 # **Predict** the square of 1.5.
 
 # %%
+import os
 import time
 from types import SimpleNamespace
 
@@ -54,6 +55,7 @@ def check_two(answer):
 exercises = SimpleNamespace(check_two=check_two)
 start = time.perf_counter()
 print(f"square: {1.5**2:.2f}")
+print("GPUs to see:", os.environ["CUDA_VISIBLE_DEVICES"] or "none")
 
 # %%
 print(f"took {time.perf_counter() - start:.6f} s")
