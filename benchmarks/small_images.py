@@ -105,8 +105,13 @@ def coupling(data: images.Images) -> dict[str, Any]:
         "config": COUPLING,
         "parameters": parameters(model),
         "cpu_seconds": round(seconds),
-        "rows": [{"steps": 8} | row(data, bits, samples)],
+        "rows": [{"steps": 8} | row(data, bits, samples) | tail(bits)],
     }
+
+
+def tail(bits: Tensor) -> dict[str, float]:
+    """What a mean hides where few pictures have most of the bits. bits: (n,)."""
+    return {"median": float(bits.median()), "above_8": float((bits > 8).double().mean())}
 
 
 def row(data: images.Images, bits: Tensor, samples: Tensor) -> dict[str, float | None]:
