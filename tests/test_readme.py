@@ -115,6 +115,18 @@ def test_what_the_readme_says_of_small_images_was_measured(page):
     assert f"the training pictures needs {gaussian['bits_per_dim']:.2f}" in flat
     assert f"FID-LeNet is {row['fid']:.0f} " in flat
     assert 10.5 < report["diffflow"]["cpu_seconds"] / 60 < 11.5
+    (flow,) = report["coupling"]["rows"]
+    ten = [
+        r["fid"] for key in ("ddpm", "diffflow") for r in report[key]["rows"] if r["steps"] == 10
+    ]
+    assert flow["fid"] < min(ten)
+    assert f"better than both at ten steps (FID-LeNet {flow['fid']:.0f})" in flat
+    assert 2.54 < flow["median"] < 2.55
+    assert "half of the test pictures need less than 2.55 bits/dim" in flat
+    assert round(1 / flow["above_8"], -1) == 40
+    assert "one in forty more than 8" in flat
+    assert f"the mean is {flow['bits_per_dim']:.2f} ± {flow['error']:.2f}." in flat
+    assert abs(report["coupling"]["cpu_seconds"] / report["diffflow"]["cpu_seconds"] - 1) < 0.1
 
 
 def test_the_readme_has_no_placeholder(page):
