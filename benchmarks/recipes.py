@@ -201,7 +201,7 @@ def run(name: str, seed: int, commit: str) -> dict[str, Any]:
         "recipe": asdict(recipe),
         "updates": trainer.updates,
         "cpu_seconds": SECONDS,
-        "metrics": measured,
+        "metrics": {k: v if math.isfinite(v) else None for k, v in measured.items()},
         "s": [round(float(value), 5) for value in trainer.log_s.detach().exp()],
         "commit": commit,
         "machine": machine(),

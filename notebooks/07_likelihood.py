@@ -228,20 +228,13 @@ for name in ("DDPM", "DiffFlow"):
     leaks, chain = (
         {k[2]: v for k, v in values.items() if k[:2] == (name, "chain")} for values in (leak, far)
     )
-    fine = far[name, "fine", 0.0]
-    of_w2 = (chain[0.0] - fine) / (chain[0.0] - floor)  # what two more steps in each take away
-    of_leak = 1 - leak[name, "fine", 0.0] / leaks[0.0]
-    near = max(chain[lam] for lam in (1.0, 1.5, 2.0)) - floor < 0.02
-    print(f"{name}: the ODE leaks more than λ = 1:               {leaks[0.0] > leaks[1.0]}")
-    print(f"  and is farther from the data, by a half or more:  {chain[0.0] > 1.5 * chain[1.0]}")
-    print(f"  the leak is least at λ =                          {min(leaks, key=leaks.get):g}")
-    print(f"  sliced W2 is least at λ =                         {min(chain, key=chain.get):g}")
-    print(f"  and most at λ =                                   {max(chain, key=chain.get):g}")
-    print(f"  from λ = 1 to 2 it is within 0.02 of the floor:   {near}")
-    print(f"  and at λ = 3 it is worse again than at λ = 1:     {chain[3.0] > chain[1.0]}")
-    print(f"  the ODE in ninety steps is farther than λ = 1:    {fine > chain[1.0]}")
-    print(f"  which take from its W2 above the floor 35 to 65 %: {0.35 < of_w2 < 0.65}")
-    print(f"  and less than half of its leak:                   {of_leak < 0.5}")
+    fine = name, "fine", 0.0
+    print(f"{name}: the ODE leaks three times as much as λ = 1, or more: {leaks[0.0] > 3 * leaks[1.0]}")
+    print(f"  λ = 1.5 leaks no more than λ = 1:                       {leaks[1.5] <= leaks[1.0]}")
+    print(f"  ninety steps of the ODE leak less than thirty:          {leak[fine] < leaks[0.0]}")
+    print(f"  and are nearer to the data, by W2:                      {far[fine] < chain[0.0]}")
+    print(f"  λ = 1 is nearer to the data than the ODE:               {chain[1.0] < chain[0.0]}")
+    print(f"  λ = 3 is the farthest of all:                           {chain[3.0] == max(chain.values())}")
 
 # %%
 with figures.style():
@@ -264,24 +257,22 @@ with figures.style():
     panels[1].axhline(floor, color="0.5", lw=1, ls="--", zorder=0)
     panels[1].text(3, 0.75 * floor, "data against data", ha="right", va="top", color="0.4")
     panels[0].legend(fontsize=10)
-    figure.suptitle("With a learned score, noise repairs what the ODE leaves wrong")
+    figure.suptitle("Noise brings strays home; where the mass lies is another matter")
 plt.show()
 
 # %% [markdown]
 # Leak (left) and sliced W2 to 5000 fresh points of the data (right) against λ, 2500 samples each. Circles: the
-# chain's own thirty steps. Open squares: ninety steps, at λ = 0. Without noise, at λ = 0, both models leak most and
-# are far from the data. From there the curves fall, and W2 rises again at λ = 3, where thirty steps are too few for
-# so much noise. The floor, dashed, is one draw of 2500 points.
+# chain's own thirty steps. Open squares: ninety steps, at λ = 0. Without noise, at λ = 0, both models leak most, and the
+# curves fall. On the right DDPM's curve falls to the floor (dashed: one draw of 2500 points), lies there from 1 to 2 and rises
+# again; DiffFlow's rises from the start.
 #
 # **Explain.** An ODE believes the score blindly: where a particle was sent wrong, it stays wrong. Noise, with the
-# score that belongs to it, pulls it back to the rings. So the paper is right that λ = 1 samples much better than
-# λ = 0. The steps are to blame for about half of the ODE's W2 above the floor: three times as many take that away.
-# For most of the rest they are not to blame, nor for most of the leak: that is the score's doing.
+# score that belongs to it, pulls it back to the rings. So the paper is right that λ = 1 leaves far fewer strays than
+# λ = 0. Some of the ODE's strays are the steps' doing: three times as many leak less, and still more than λ = 1.
 #
-# Least of all leaks λ = 3, and yet for the DDPM it is the worst by W2, worse than the ODE: hardly a
-# point lies far from the rings, but the mass is not where it should be. Ask two metrics. Whether λ = 1 is *the best*, these samples do not
-# say: at 1.5 the curve of W2 is lower still, but from 1 to 2 it lies at the floor, where a few thousand points rank
-# nothing. On another model and another grid, look again.
+# But hardly a stray does not mean that the mass is where it should be. At λ = 3 both models leak next to nothing, and both are
+# farthest from the data by W2. DDPM's W2 is mended by noise, too, up to λ = 2; DiffFlow's is least for the ODE. Ask two metrics.
+# Whether λ = 1 is *the best*, these samples do not say: it depends on the model, and on what you ask for.
 #
 # λ is a dial. Turn it, and watch the same thousand draws of noise come home on other ways:
 
@@ -305,7 +296,7 @@ play(
 # The player holds DDPM and DiffFlow at λ = 0, 0.5, 1 and 2; noise at the right end of the slider, data at the left,
 # coloured by the ring a particle lands on. Click a particle and turn the dial: at λ = 0 its way is smooth, at λ = 2
 # a scribble, and it lands elsewhere. At λ = 0 the colours in the noise lie in clean regions with sharp borders, the
-# mark of a bijection; the more noise, the more they mix.
+# mark of a bijection; the more noise, the more they mix, DDPM's more than DiffFlow's.
 #
 # ## 3. λ = 0: a density at last
 #
@@ -484,8 +475,8 @@ with torch.no_grad():
 crossing_map
 
 # %% [markdown]
-# The same for a DiffFlow of the five rings. The arms run where they should, but a core that is too thin in places
-# wears heavy flanks: a hundredth of a unit to the side the model still expects data, and a veil fills the corners
+# The same for a DiffFlow of the five rings. The arms run where they should and are as dark as they should be, but they
+# wear heavy flanks: a hundredth of a unit to the side the model still expects data, and a veil fills the corners
 # of the cross. Point at the two maps to compare.
 #
 # ## 4. Three numbers for one model, and a fourth
@@ -621,7 +612,7 @@ plt.show()
 #   data's own on average.
 # - The **ODE's** −log p is the density of *another* process, that of λ = 0. It is exact, up to the solver, and it
 #   owes nothing to the other three: it may lie above or below them. On which side it lies says nothing about the
-#   samples of the chain. It does speak about those of λ = 0, which section 2 found worse.
+#   samples of the chain. It does speak about those of λ = 0, which section 2 found to stray more.
 #
 # ### No order for the ODE
 #
@@ -938,7 +929,7 @@ plt.show()
 #
 # - Drift and score make a **family**, $[f - \frac12(1+\lambda^2) g^2 s]\,dt + \lambda g\,dw$: same distributions
 #   for the exact score, different ones for a learned one.
-# - **Noise repairs.** Of the family, the ODE samples much worse than λ = 1; a little more noise does no harm.
+# - **Noise brings strays home.** The ODE leaks several times what λ = 1 does. Where the mass lies is another matter: ask W2, too.
 # - λ = 0 is a **flow**:
 #   $\log p(x_0) = \log \mathcal N(x_T) + \int \operatorname{tr}\,\partial_x [f - \frac12 g^2 s]\,dt$, a density
 #   that integrates to one.
