@@ -216,8 +216,8 @@ print(
 # leaks half as much and is a third of a nat ahead; at thirty steps a tenth of a nat is left, and DDPM's samples are as
 # good. A learned way out pays most where steps are few. With many steps even the plain way out can be reversed, if its
 # steps are placed well, and these DDPMs have well-placed steps (the grid of notebook 03; the paper compared with a plainer
-# grid and saw a larger difference). Look at the last column, too: DiffFlow trained for longer. That is fair only since DDPM
-# had stopped improving: with more time its numbers hardly move. We will keep such a ledger of claims through the whole course.
+# grid and saw a larger difference). Look at the last column, too: DiffFlow trained for longer. We gave DDPM more
+# time, too, at five and at ten steps, and its numbers hardly moved. We will keep such a ledger of claims through the whole course.
 #
 # The table is read from the cards of the shipped weights, written when they were made. Do not take our word for it;
 # here is one line, measured now:

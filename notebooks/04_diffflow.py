@@ -567,7 +567,7 @@ plt.show()
 # ## 5. Against a diffusion with the same number of steps
 #
 # Now converged models, shipped with the package, with the same number of parameters. The DDPMs trained for
-# five minutes, until they stopped improving, the DiffFlows for five to fifteen; the DDPMs have a good grid (geometric in
+# five minutes or six, the DiffFlows for five to fifteen (more time hardly helps DDPM); the DDPMs have a good grid (geometric in
 # the noise-to-signal ratio, much better than the usual linear $\beta$) and every model the best
 # backward variance for each step. Here we measure on 4000 samples, notebook 00 on 10 000, so the same
 # models show slightly different numbers (sliced W2 most of all: its floor falls as samples are added).
