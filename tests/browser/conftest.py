@@ -158,6 +158,15 @@ TRACEBACKS = """() => [...document.querySelectorAll(
     .filter(text => /Traceback \\(most recent call/.test(text) || /^ *Cell In.*line/m.test(text))"""
 
 
+# What JupyterLab says of its own services, and no player causes: of its debugger where a kernel is
+# slow to answer, and of the subshell it starts for widgets where it closes one of its connections
+# to the kernel before the answer.
+JUPYTERLABS_OWN = (
+    "Could not restore the debugger state",
+    "uncaught: Error: Canceled future for create_subshell_request",
+)
+
+
 class Notebook:
     """A notebook opened in JupyterLab, and what its page complained about."""
 
@@ -165,13 +174,15 @@ class Notebook:
         self.page = page
         self.complaints: list[str] = []
         page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("pageerror", lambda error: self._note(f"uncaught: {error}"))
 
     def _hear(self, message: playwright_api.ConsoleMessage) -> None:
-        # JupyterLab says so of its own debugger where a kernel is slow to answer.
-        debugger = message.text.startswith("Could not restore the debugger state")
-        if message.type == "error" and not debugger:
-            self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
+        if message.type == "error":
+            self._note(f"{message.text} ({message.location.get('url', '')})")
+
+    def _note(self, complaint: str) -> None:
+        if not complaint.startswith(JUPYTERLABS_OWN):
+            self.complaints.append(complaint)
 
     def run_all(self, seconds: float = 120) -> None:
         """Run every cell and wait until the last one is done; an error in a cell fails the test."""
