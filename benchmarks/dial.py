@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.children import run_all
-from benchmarks.toy import write_json
+from benchmarks.records import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, fit, metrics, toy, zoo
 

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.children import run_all
+from benchmarks.records import write_json
 from benchmarks.shipped import sha256
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, Schedule, fit, metrics, pretrained, toy
@@ -297,13 +298,6 @@ def run(name: str, folder: Path, commit: str) -> None:
 def file_of(folder: Path, name: str) -> Path:
     """Where the record of a run lies."""
     return folder / (name.replace("/", "--") + ".json")
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """All or nothing, and never the NaN that JSON does not know."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 # Assembling --------------------------------------------------------------------------------------

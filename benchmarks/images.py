@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.adjoint import peak_resident, peak_saved
+from benchmarks.records import read_json, write_json
 from benchmarks.train_zoo import current_commit
 from diffflow_edu import DDPM, DiffFlow, Schedule
 from diffflow_edu.scale import compiled, machine
@@ -297,12 +298,9 @@ MEASURES = {"steps": measure_steps, "memory": measure_memory, "compile": measure
 
 def write(device: torch.device, key: str, record: dict[str, Any]) -> None:
     """Put a record beside those that are there."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = read_json(RESULTS)
     results.setdefault(device.type, {})[key] = record
-    RESULTS.parent.mkdir(exist_ok=True)
-    temporary = RESULTS.with_name(RESULTS.name + ".part")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(RESULTS)
+    write_json(RESULTS, results)
 
 
 def main() -> None:

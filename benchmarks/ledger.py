@@ -49,6 +49,7 @@ from typing import Any
 import torch
 
 from benchmarks.children import run_all
+from benchmarks.records import write_json
 from benchmarks.shipped import sha256
 from benchmarks.toy import (
     MACHINES,
@@ -58,7 +59,6 @@ from benchmarks.toy import (
     diffflow,
     file_of,
     run_names,
-    write_json,
 )
 from benchmarks.toy import train as train_machine
 from benchmarks.train_zoo import current_commit, machine

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.children import run_all
-from benchmarks.toy import write_json
+from benchmarks.records import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, metrics, toy
 from diffflow_edu.optimizers import Optimizers, make_optimizer

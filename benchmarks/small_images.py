@@ -14,7 +14,6 @@ with the same networks, the backward noise set anew for each.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.records import read_json, ship_run, write_json
 from benchmarks.train_zoo import current_commit, machine
 from diffflow_edu import CouplingFlow, fid, fit, images, scale, tabular, zoo
 from diffflow_edu.evaluation import CALIBRATION, evaluate, on_grid
@@ -198,25 +198,6 @@ def parameters(model: Process) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def write(name: str, record: dict[str, Any]) -> None:
-    """Put one model's record beside those that are there."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[name] = record
-    temporary = RESULTS.with_name(RESULTS.name + ".part")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(RESULTS)
-
-
-def ship(name: str) -> None:
-    """Put a trained chain into the package, its record in its card."""
-    model = zoo.load(RUNS / name / "model.safetensors")
-    record = json.loads(RESULTS.read_text())[name]
-    config = model.card["config"]
-    keep = {k: v for k, v in model.card.items() if k in ("recipe", "config")}
-    path = zoo.FOLDER / f"{config['kind']}-{config['images']}-{model.schedule.steps}.safetensors"
-    zoo.save_model(path, model, keep | record)
-
-
 def main() -> None:
     """Train and measure what is asked for; each record is written as soon as it is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -229,7 +210,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.ship:
         for name in set(CHAINS) & set(options.only):
-            ship(name)
+            ship_run(RUNS / name, read_json(RESULTS)[name])
         return
     data = images.load("mnist14")
     # What chains look at on the way is kept from their training; the others keep it out as well.
@@ -239,16 +220,13 @@ def main() -> None:
         return write_sheets([name for name in options.only if name != "digits"], data, others)
     for name in options.only:
         record = chain(name) if name in CHAINS else measures[name](others)
-        write(
-            name,
-            record
-            | {
-                "command": f"python -m benchmarks.small_images --only {name}",
-                "machine": machine(),
-                "commit": current_commit(),
-                "seed": SEED,
-            },
-        )
+        origin = {
+            "command": f"python -m benchmarks.small_images --only {name}",
+            "machine": machine(),
+            "commit": current_commit(),
+            "seed": SEED,
+        }
+        write_json(RESULTS, read_json(RESULTS) | {name: record | origin})
         print(name, record["rows"], flush=True)
 
 

@@ -38,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.records import read_json, write_json
 from benchmarks.train_zoo import current_commit, machine
 from diffflow_edu import DDPM, DiffFlow, Schedule, fit, tabular
 from diffflow_edu.nets import NoisePrediction, ResidualMLP
@@ -304,14 +305,11 @@ def gaussian_record(data: tabular.Tabular) -> dict[str, Any]:
 
 def write(name: str, entry: dict[str, Any]) -> None:
     """Put entry["models"] beside the models that the results hold for this set."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sets": {}}
+    results = {"sets": {}} | read_json(RESULTS)
     results["paper"] = PAPER
     earlier = results["sets"].get(name, {}).get("models", {})
     results["sets"][name] = entry | {"models": earlier | entry["models"]}
-    RESULTS.parent.mkdir(exist_ok=True)
-    temporary = RESULTS.with_name(RESULTS.name + ".part")
-    temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(RESULTS)
+    write_json(RESULTS, results)
 
 
 def table(results: dict[str, Any]) -> str:

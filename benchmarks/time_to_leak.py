@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.toy import write_json
+from benchmarks.records import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import DiffFlow, Schedule, fit, metrics, toy
 from diffflow_edu.nets import MLP

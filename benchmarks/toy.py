@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from benchmarks.children import run_all
+from benchmarks.records import write_json
 from benchmarks.train_zoo import current_commit, data_width, machine
 from diffflow_edu import CNF, DDPM, DiffFlow, Schedule, fit, metrics, toy, zoo
 from diffflow_edu.processes.base import Process
@@ -285,13 +286,6 @@ def save(folder: Path, name: str, model: Process, recipe: Recipe, record: dict[s
 
 def file_of(folder: Path, name: str, suffix: str) -> Path:
     return folder / (name.replace("/", "--") + suffix)
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """All or nothing, and never the NaN that JSON does not know."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 @torch.no_grad()
