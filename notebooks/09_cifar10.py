@@ -553,7 +553,8 @@ print(
 #     --updates 200000 --batch-size 64 --precision bf16
 # ```
 #
-# Training stops cleanly after `--minutes`, by Ctrl-C, or when the machine is taken away (SIGTERM); the same command goes on where it
+# From a notebook on a machine with several GPUs, `accelerate.notebook_launcher(scale.train, (config, folder), num_processes=2)` does
+# the same in a fresh kernel. Training stops cleanly after `--minutes`, by Ctrl-C, or when the machine is taken away (SIGTERM); the same command goes on where it
 # stood. `--steps 10 20` trains few steps first; `--warm-start` is the diffusion inside, at DDPM's price; `--kind ddpm` leaves
 # the drift at zero for good. `evaluate` writes its numbers beside the weights: copy `runs/cifar10/best.json` to
 # `benchmarks/results/cifar10.json`, and the table above fills its column.

@@ -199,7 +199,24 @@ def test_six_times_the_cost_is_within_a_factor_of_two_of_six(ratio, found):
     costs = {m: {"step": 1e-3 * MACHINES[m].batch_size} for m in MACHINES}
     for n in (5, 10, 30):
         costs[f"diffflow-{n}"]["step"] *= ratio
-    assert verdict(ledger.six_times_the_cost(costs).cases) == found
+    assert verdict(ledger.six_times_the_cost(costs, []).cases) == found
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reached", "outcome", "shown"),
+    [
+        ([5.0, 6.0, 7.0], [True] * 3, 1, "5.9×"),
+        ([3.0, 6.0, 12.0], [True] * 3, 0, "6×"),  # the spread is as large as the window
+        ([0.4, 0.5, 0.6], [True] * 3, -1, "0.49×"),
+        ([16.0, 16.0, 16.0], [True, True, False], -1, "over 16×"),
+        ([8.0, 8.0, 8.0], [False] * 3, -1, "over 8×"),  # a lower limit tells nothing here
+    ],
+)
+def test_the_cost_of_equal_quality_is_about_six_or_not(ratios, reached, outcome, shown):
+    row = {"N": 5, "equal": "gap", "ddpm_seconds": 4, "ratios": ratios, "reached": reached}
+    case = ledger.cost_of_equal_quality(row)
+    assert (case.outcome, case.shown, case.when) == (outcome, shown, "to equal bound, N = 5")
+    assert case.trainings == 3
 
 
 def test_a_number_that_a_machine_lacks_counts_against():
@@ -555,7 +572,8 @@ def test_what_the_committed_claims_rest_on_is_what_was_trained():
     assert rests_on["crossings"] == rests_on["fills the Gaussian"] == "1 training, 3 draws"
     assert rests_on["FFJORD leaks"].startswith("3 trainings; 1 training, 1 draw (")
     assert rests_on["a flow as g → 0"] == "3 draws, nothing trained"
-    assert rests_on["adjoint memory"] == rests_on["six times the cost"] == "1 measurement"
+    assert rests_on["adjoint memory"] == "1 measurement"
+    assert rests_on["six times the cost"].startswith("1 measurement; 3 trainings (to equal bound")
     (claim,) = (c for c in REPORT["claims"] if c["name"] == "fewer steps")
     assert claim["conditions"]["N = 5, log-SNR grid"]["rests_on"] == "3 trainings"
     trainings = REPORT["trainings_at_20"]

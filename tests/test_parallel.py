@@ -1,17 +1,19 @@
 """Several processes, several batches a step, and 16 bits: the same training."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from diffflow_edu import DiffFlow, Schedule, fit, toy
+from diffflow_edu import DiffFlow, Schedule, fit, toy, zoo
 from diffflow_edu.processes.base import Process
 from diffflow_edu.unet import Size
 
@@ -165,6 +167,29 @@ def test_two_processes_stay_alike_draw_apart_and_resume_together(tmp_path):
 def _with_start(folder):
     torch.save(small(seed=7).state_dict(), folder / "start.pt")
     return folder
+
+
+def test_a_notebook_starts_two_processes_as_the_readme_says(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n([^`]*notebook_launcher\([^`]*)```", readme)
+    small = "images='digits', size='tiny', steps=(3,), updates=4, batch_size=8"
+    code = re.sub(r"Config\([^)]*\),?[^)]*\)", f"Config({small})", code)
+    code = code.replace("num_processes=2", f"num_processes=2, use_port='{free_port()}'")
+    script = tmp_path / "cell.py"
+    script.write_text(code)
+    silent = {"DIFFFLOW_EDU_PROGRESS": "0", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | silent,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    model = zoo.load(tmp_path / "runs" / "cifar10-paper" / "model.safetensors")
+    assert model.card["processes"] == 2 and model.card["config"]["images"] == "digits"
 
 
 def test_small_batches_gathered_are_one_large_batch():
