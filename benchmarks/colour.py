@@ -4,8 +4,8 @@
     python -m benchmarks.colour --only diffflow
     python -m benchmarks.colour --ship           # put the weights into the package
 
-"diffflow" and "ddpm" have eight minutes of one thread each. Patches are measured in bits/dim of
-test patches, from other strips of the photographs than those trained on, beside Gaussians of the
+"diffflow" and "ddpm" have four to five minutes of one thread each. Patches are measured in bits/dim
+of test patches, from other strips of the photographs than those trained on, beside Gaussians of the
 training patches; a chain's bits/dim are of its bound, at most. "blind" needs CIFAR-10: test images
 spoiled in several ways, and how far FID-ResNet thinks they are.
 """
@@ -35,7 +35,7 @@ TEST, ODE, FID, SEED = 500, 100, 10_000, 0
 # Details finer than .02 of the range there are hardly any: see the smallest eigenvalues.
 COMMON = {"images": "patches", "batch_size": 60, "lr": 1e-3, "r_min": 0.02, "r_max": 8.0}
 STEPS = (5, 10, 20, 50)
-# Eight minutes each of one thread; DDPM's one net holds about as many weights as DiffFlow's two.
+# About equal time; DDPM's one net holds about as many weights as DiffFlow's two.
 CHAINS = {
     "diffflow": scale.Config(
         kind="diffflow", size="tiny", steps=(10,), warm_start=4000, updates=430, **COMMON

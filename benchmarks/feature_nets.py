@@ -1,6 +1,6 @@
 """Train the small classifiers whose features FID is taken in, and measure its floor.
 
-    python -m benchmarks.feature_nets            # mnist, mnist14, cifar10; seven CPU-minutes
+    python -m benchmarks.feature_nets            # mnist, mnist14, cifar10; five CPU-minutes
     python -m benchmarks.feature_nets mnist14
 
 A LeNet for grey digits, a ResNet for CIFAR-10. The weights come with the package, as 16-bit

@@ -49,7 +49,7 @@ def test_the_dial_turns_from_a_flow_to_a_diffusion():
 
 
 def test_the_ends_of_the_dial_come_first():
-    names = dial.names()
+    names = dial.settings()
     assert len(names) == len(set(names)) == sum(map(len, dial.BUDGETS.values()))
     assert {"10/0.001", "10/4"} == set(names[:2])
 
@@ -78,17 +78,21 @@ def small(monkeypatch):
 def test_runs_are_assembled_and_shipped_under_their_names(tmp_path):
     runs, package = tmp_path / "runs", tmp_path / "package"
     package.mkdir()
-    for name in ("10/4", "10/0.001", "5/0.3"):
+    for name in ("10/4/0", "10/4/1", "10/0.001/0", "5/0.3/0"):
         dial.train(name, runs, commit="abc")
     report = dial.assemble(runs)
-    assert [(r["N"], r["budget"]) for r in report["records"]] == [(10, 0.001), (10, 4), (5, 0.3)]
-    assert set(report["best"]) == {"10", "5"} and report["best"]["5"]["gap"] == 0.3
+    found = [(r["N"], r["budget"], dial.seed_of(r)) for r in report["records"]]
+    assert found == [(10, 0.001, 0), (10, 4, 0), (10, 4, 1), (5, 0.3, 0)]
+    first, second = (r["metrics"]["bound"] for r in report["records"] if r["budget"] == 4)
+    assert first != second
+    assert set(report["best"]) == {"10", "5"} and report["best"]["5"]["mean"]["gap"] == 0.3
+    assert report["best"]["10"]["1"]["gap"] == 4 and report["best"]["10"]["2"] == {}
     for record in report["records"]:
         assert record["metrics"].keys() >= MEASURES and record["commit"] == "abc"
     shipped = {path.name for path in dial.ship(runs, package)}
     assert shipped == {f"diffflow_noise_{b}-olympic_rings-10.safetensors" for b in ("0.001", "4")}
     model = zoo.load(package / "diffflow_noise_4-olympic_rings-10.safetensors")
-    assert type(model) is DiffFlow and model.card["command"].endswith("--only 10/4")
+    assert type(model) is DiffFlow and model.card["command"].endswith("--only 10/4 --seeds 0")
     assert model.log_b_ratio.abs().sum() > 0  # calibrated
 
 
@@ -98,6 +102,9 @@ def test_the_best_place_is_where_a_measure_is_least_and_a_failed_run_is_never_it
 
     records = [record(0.1, None), record(0.3, 0.7), record(1.0, 0.9)]
     assert dial.best_places(records)["gap"] == 0.3
+    assert (
+        dial.best_places([*records, record(0.3, 1.3)])["gap"] == 1.0
+    )  # .9 is less than their mean
     assert dial.best_places([]) == {}
 
 
@@ -105,14 +112,15 @@ def test_the_best_place_is_where_a_measure_is_least_and_a_failed_run_is_never_it
 
 
 def test_the_results_hold_every_setting_of_the_dial():
-    found = {(r["N"], r["budget"]) for r in REPORT["records"]}
-    assert found == {(n, b) for n, budgets in dial.BUDGETS.items() for b in budgets}
+    found = [(r["N"], r["budget"], dial.seed_of(r)) for r in REPORT["records"]]
+    wanted = {(n, b, seed) for n in dial.BUDGETS for b in dial.BUDGETS[n] for seed in dial.SEEDS}
+    assert set(found) == wanted and len(found) == len(wanted)
 
 
 @pytest.mark.parametrize("n", dial.BUDGETS)
 def test_all_settings_of_one_n_trained_alike(n):
     own = [r for r in REPORT["records"] if r["N"] == n]
-    assert len({json.dumps(r["recipe"]["training"]) for r in own}) == 1
+    assert len({json.dumps(r["recipe"]["training"] | {"seed": 0}) for r in own}) == 1
     assert len({r["parameters"] for r in own}) == 1
     seconds = [r["seconds"] for r in own]
     # The steps are equal; a busy machine stretches the clock of some.
@@ -121,7 +129,9 @@ def test_all_settings_of_one_n_trained_alike(n):
 
 @pytest.mark.parametrize("budget", [0.1, 4.0])
 def test_the_shipped_weights_measure_what_the_results_say(budget):
-    (record,) = [r for r in REPORT["records"] if (r["N"], r["budget"]) == (10, budget)]
+    (record,) = [
+        r for r in REPORT["records"] if (r["N"], r["budget"], dial.seed_of(r)) == (10, budget, 0)
+    ]
     model = pretrained(f"diffflow_noise_{budget:g}", "olympic_rings", steps=10)
     found = metrics.evaluate_latent(model, DENSITY, n=dial.LATENT_PARTICLES)
     # The same seeds: only rounding may differ between machines.

@@ -48,6 +48,18 @@ def test_the_dial_draws_four_measures_one_line_a_number_of_steps():
     assert all(axes.get_xscale() == "log" for axes in figure.axes)
 
 
+def test_the_line_goes_through_the_means_and_the_band_from_least_to_greatest():
+    twin = {**DIAL[0], "metrics": DIAL[0]["metrics"] | {"gap": DIAL[0]["metrics"]["gap"] + 0.4}}
+    gap = figures.noise_dial([*DIAL, twin]).axes[0]
+    n, budget = DIAL[0]["N"], DIAL[0]["budget"]
+    number = [10, 5].index(n)
+    lines = [line for line in gap.lines if line.get_label() == f"N = {n}"]
+    at = dict(lines[0].get_xydata().tolist())[budget]
+    assert at == pytest.approx(DIAL[0]["metrics"]["gap"] + 0.2)
+    here = [y for x, y in gap.collections[number].get_paths()[0].vertices if x == budget]
+    assert max(here) - min(here) == pytest.approx(0.4)
+
+
 def test_a_ring_marks_the_least_gap_and_the_least_leak_of_every_number_of_steps():
     gap, leak, survival, w2 = figures.noise_dial(DIAL).axes
 

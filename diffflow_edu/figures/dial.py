@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -33,9 +34,10 @@ def noise_dial(
 ) -> Figure:
     """Four measures against the noise budget, one line per number of steps.
 
-    records: of `benchmarks.dial`, each with "N", "budget" and "metrics", a dict by measure. A ring
-    stands where the gap and the leak are least; chance and floor are dashed. panels: axis labels
-    by measure. Raises ValueError without a record and for a measure that a record lacks.
+    records: of `benchmarks.dial`, each with "N", "budget" and "metrics", a dict by measure. Lines
+    go through the means of records that share both, in a band from their least to their greatest. A
+    ring stands where the mean gap and leak are least; chance and floor are dashed. panels: axis
+    labels by measure. Raises ValueError without a record and for a measure that a record lacks.
     """
     if not records:
         raise ValueError("records must hold at least one setting of the dial, got none")
@@ -65,9 +67,12 @@ def noise_dial(
 def _panel(axes: Axes, records: Sequence[Mapping[str, Any]], what: str, label: str) -> None:
     lengths = sorted({record["N"] for record in records}, reverse=True)
     for n, marker, color in zip(lengths, MARKERS, MODES, strict=False):
-        own = sorted((r for r in records if r["N"] == n), key=lambda r: r["budget"])
-        budgets = [r["budget"] for r in own]
-        values = [r["metrics"][what] for r in own]
+        own: dict[float, list[float]] = {}
+        for record in sorted((r for r in records if r["N"] == n), key=lambda r: r["budget"]):
+            own.setdefault(record["budget"], []).append(record["metrics"][what])
+        budgets, values = list(own), [fmean(found) for found in own.values()]
+        lows, highs = (list(map(end, own.values())) for end in (min, max))
+        axes.fill_between(budgets, lows, highs, color=color, alpha=0.25, lw=0)
         axes.plot(budgets, values, marker, color=color, label=f"N = {n}")
         if what in BEST_IS_LEAST:
             best = min(range(len(values)), key=values.__getitem__)
