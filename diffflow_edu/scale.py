@@ -80,7 +80,7 @@ class Config:
     precision: Literal["no", "bf16"] = "no"
     """bf16 is faster on a GPU; sums stay in 32 bits"""
     compile: bool = False
-    """torch.compile the U-Nets: minutes before the first step; not yet measured on a GPU"""
+    """torch.compile the U-Nets: no faster on a CPU, not yet measured on a GPU"""
     seed: int = 0
 
     def __post_init__(self) -> None:
