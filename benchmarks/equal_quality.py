@@ -6,10 +6,10 @@
 
 Five crossing rings, nets of equal size, one thread, CPU seconds of training. A DDPM, on its best
 grid of benchmarks/toy.py, trains for 4 and for 8 seconds, with the batch that is best in so short a
-time (of 125 to 2000, by Adam; Muon gained it nothing). DiffFlow, with the grids and the optimizer of
-the shipped weights, trains for 2 to 128 seconds, anew for each, since its learning rate falls to
-zero at the planned end. The first of its lengths that is as good as that DDPM, read
-off the line between two lengths, over the DDPM's seconds: that is the cost of equal quality.
+time (of 125 to 2000, by Adam; Muon gained it nothing). DiffFlow, with the grids and the optimizer
+of the shipped weights, trains for 2 to 128 seconds, anew for each, since its learning rate falls to
+zero at the planned end. The first of its lengths that is as good as that DDPM, read off the line
+between two lengths, over the DDPM's seconds: that is the cost of equal quality.
 
 Good is measured twice: by the bound's gap to the data entropy, and by leak. Both machines have the
 best backward noise (`calibrate`), whose time counts for neither. Each run leaves its record in
