@@ -255,7 +255,14 @@ runs = {
     for steps, pair in models.items()
 }
 
-play({"N": runs}, fields={"N": models}, density=density, color=density.mode, direction="backward")
+play(
+    {"N": runs},
+    fields={"N": models},
+    density=density,
+    color=density.mode,
+    direction="backward",
+    title="Turn the dial N: the fewer the steps, the more a learned drift clears",
+)
 
 # %% [markdown]
 # **Explain.** The lines below each panel are the numbers of section 5, measured on these thousand particles at the
