@@ -210,7 +210,9 @@ ours = {row["steps"]: row["bits_per_dim"] for row in shipped["rows"]}
 print(
     f"\nat ten steps DiffFlow is ahead of one Gaussian: {ours[10] < one - 0.3}, of two: {ours[10] < two - 0.2}"
 )
-print(f"at five steps it is not ahead of one, and behind two: {ours[5] > max(one - 0.1, two + 0.2)}")
+print(
+    f"at five steps it is not ahead of one, and behind two: {ours[5] > max(one - 0.1, two + 0.2)}"
+)
 theirs = {row["steps"]: row["bits_per_dim"] for row in measured["ddpm"]["rows"]}
 print(f"at ten steps DDPM is ahead of DiffFlow, by less than .1: {0 < ours[10] - theirs[10] < 0.1}")
 behind = [theirs[n] - ours[n] for n in ours if n != 10]
