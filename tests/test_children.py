@@ -48,7 +48,7 @@ def test_no_jobs_is_no_way_to_run():
 @pytest.mark.parametrize(
     ("module", "arguments", "run"),
     [
-        (dial, ["--only", "10/4"], "10/4"),
+        (dial, ["--only", "10/4", "--seeds", "0"], "10/4/0"),
         (grids, ["--only", "grids", "--seeds", "0", "--jobs", "2"], "grids/fixed/0"),
         (toy, ["--only", "cnf", "--sets", "checkerboard", "--seeds", "0"], "cnf/checkerboard/0"),
     ],
