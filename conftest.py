@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent
@@ -18,15 +20,24 @@ os.environ.pop("MPLBACKEND", None)
 # With --doctest-modules pytest would import, hence run, the text twins of the notebooks.
 collect_ignore_glob = ["notebooks/*.py"]
 
-SECONDS_PER_NOTEBOOK = 40.0
-SECONDS_ALTOGETHER = 360.0
+# What a notebook may take on the machine of benchmarks/results/notebooks.json: in CPU time, since
+# the clock on the wall also counts what else a machine does. More is a warning and no failure, for
+# machines differ; benchmarks/notebooks.py keeps the record.
+CPU_SECONDS_PER_NOTEBOOK = 40.0
+CPU_SECONDS_ALTOGETHER = 360.0
 GIGABYTES_PER_KERNEL = 1.2
+
+# No budget but the end of a hang: a slow and busy machine needs many times what a quiet one does.
+HANG_SECONDS = 3600
+USAGE_FILE = "DIFFFLOW_EDU_USAGE"
+"""An environment variable that names a file for what the notebooks took, as JSON."""
 
 
 @dataclass
 class Usage:
     """What one notebook took, from its kernel's start to its last cell."""
 
+    cpu_seconds: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0
 
@@ -39,8 +50,14 @@ def pytest_configure(config: pytest.Config):
         if config.option.nbval_sanitize_with is None:
             path = ROOT / "tests" / "notebooks" / "nbval_sanitize.cfg"
             config.option.nbval_sanitize_with = str(path)
-        if config.option.nbval_cell_timeout == 2000:  # nbval's default, half an hour
-            config.option.nbval_cell_timeout = 120
+        config.option.nbval_cell_timeout = float(HANG_SECONDS)
+        config.option.nbval_kernel_startup_timeout = float(HANG_SECONDS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    for item in items:
+        if is_cell(item):
+            item.output_timeout = HANG_SECONDS  # nbval: 5 s from a cell's reply to each output
 
 
 def is_cell(item: pytest.Item | None) -> bool:
@@ -48,14 +65,22 @@ def is_cell(item: pytest.Item | None) -> bool:
     return type(item).__name__ == "IPyNbCell"
 
 
-def peak_memory(item: pytest.Item) -> int:
-    """The kernel's largest resident set so far in bytes; 0 where there is no /proc to ask."""
+def measure_kernel(item: pytest.Item, used: Usage) -> None:
+    """Note the kernel's CPU time and largest resident set so far; it must still be running."""
     try:
-        pid = item.parent.kernel.km.provisioner.pid
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (AttributeError, OSError):
-        return 0
-    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        process = psutil.Process(item.parent.kernel.km.provisioner.pid)
+        used.cpu_seconds = sum(process.cpu_times()[:4])  # its children's too
+        used.peak_bytes = max(used.peak_bytes, peak_memory(process))
+    except (AttributeError, psutil.Error):
+        pass  # the kernel has died, which is a failure of its own
+
+
+def peak_memory(process: psutil.Process) -> int:
+    """A process's largest resident set so far in bytes; where it is not told, the present one."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        return process.memory_info().rss
+    peaks = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM:" in line]
     return 1024 * int(peaks[0]) if peaks else 0
 
 
@@ -73,33 +98,28 @@ def pytest_runtest_setup(item: pytest.Item):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
-    if not is_cell(item):
-        return (yield)
-    used = usage.setdefault(item.path.name, Usage())
-    used.peak_bytes = max(used.peak_bytes, peak_memory(item))  # before the kernel goes
-    used.seconds += time.perf_counter() - item.stash_start
-    result = yield
-    if nextitem is None or nextitem.parent is not item.parent:
-        complaints = over_budget(item.path.name, used, last=not is_cell(nextitem))
-        if complaints:
-            pytest.fail("; ".join(complaints), pytrace=False)
-    return result
+    if is_cell(item):
+        used = usage.setdefault(item.path.name, Usage())
+        measure_kernel(item, used)  # before it goes
+        used.seconds += time.perf_counter() - item.stash_start
+    return (yield)
 
 
-def over_budget(name: str, used: Usage, last: bool) -> list[str]:
-    """What is too slow or too large, in sentences; DIFFFLOW_EDU_TIME_FACTOR stretches the times."""
-    factor = float(os.environ.get("DIFFFLOW_EDU_TIME_FACTOR", "1"))
+def over_budget() -> list[str]:
+    """What is slower or larger than planned, in sentences."""
     complaints = []
-    if used.seconds > SECONDS_PER_NOTEBOOK * factor:
-        limit = SECONDS_PER_NOTEBOOK * factor
-        complaints.append(f"{name} took {used.seconds:.1f} s, allowed are {limit:g} s")
-    if used.peak_bytes > GIGABYTES_PER_KERNEL * 1e9:
-        peak = used.peak_bytes / 1e9
-        complaints.append(f"{name} peaked at {peak:.2f} GB, allowed are {GIGABYTES_PER_KERNEL} GB")
-    total = sum(each.seconds for each in usage.values())
-    if last and total > SECONDS_ALTOGETHER * factor:
-        limit = SECONDS_ALTOGETHER * factor
-        complaints.append(f"all notebooks took {total:.0f} s, allowed are {limit:g} s")
+    for name, used in usage.items():
+        if used.cpu_seconds > CPU_SECONDS_PER_NOTEBOOK:
+            took, planned = f"{used.cpu_seconds:.1f} CPU-s", f"{CPU_SECONDS_PER_NOTEBOOK:g}"
+            complaints.append(f"{name} took {took}, planned are {planned}")
+        if used.peak_bytes > GIGABYTES_PER_KERNEL * 1e9:
+            peak = used.peak_bytes / 1e9
+            complaints.append(f"{name} peaked at {peak:.2f} GB, planned are {GIGABYTES_PER_KERNEL}")
+    total = sum(each.cpu_seconds for each in usage.values())
+    if total > CPU_SECONDS_ALTOGETHER:
+        complaints.append(
+            f"all notebooks took {total:.0f} CPU-s, planned are {CPU_SECONDS_ALTOGETHER:g}"
+        )
     return complaints
 
 
@@ -108,5 +128,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):
         return
     terminalreporter.section("notebooks: time and peak memory of the kernel")
     for name, used in usage.items():
-        memory = f"{used.peak_bytes / 1e9:5.2f} GB" if used.peak_bytes else "not measured"
-        terminalreporter.write_line(f"{name:<40} {used.seconds:6.1f} s  {memory}")
+        times = f"{used.cpu_seconds:6.1f} CPU-s {used.seconds:6.1f} s on the clock"
+        terminalreporter.write_line(f"{name:<32} {times}  {used.peak_bytes / 1e9:5.2f} GB")
+    for complaint in over_budget():
+        terminalreporter.write_line(f"warning: {complaint}", yellow=True)
+    if os.environ.get(USAGE_FILE):
+        record = {name: asdict(used) for name, used in usage.items()}
+        Path(os.environ[USAGE_FILE]).write_text(json.dumps(record), "utf-8")
