@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffflow_edu.files import name_beside, write_new
+
 VARIABLE = "DIFFFLOW_EDU_DATA"
 
 
@@ -94,25 +96,17 @@ def fetch(remote: Remote) -> Path:
             f"be truncated; get it again from {remote.url}"
         )
     path = cache_folder() / remote.name
-    if not path.exists():
-        _download(remote, path)
-    actual = _checksum(path, remote)
-    if actual != remote.checksum:
-        aside = path.with_name(path.name + ".bad")
-        path.replace(aside)
-        raise DataError(
-            f"what was downloaded from {remote.url} is not the published {remote.name}: its "
-            f"checksum is {actual} instead of {remote.checksum}. It was not used, and is kept as "
-            f"{aside}. Call again to download it anew."
-        )
-    return path
+    if path.exists() and _checksum(path, remote) == remote.checksum:
+        return path
+    return _download(remote, path)
 
 
-def _checksum(path: Path, remote: Remote) -> str:
+def _checksum(path: Path, remote: Remote, name: str | None = None) -> str:
+    """Of a file, as `remote` has it. name: of the content, where the file has another one."""
     import pooch
 
     algorithm = remote.checksum.split(":")[0]
-    if remote.unpacked and path.suffix == ".gz":
+    if remote.unpacked and (name or path.name).endswith(".gz"):
         try:
             with gzip.open(path) as file:
                 digest = hashlib.new(algorithm, file.read()).hexdigest()
@@ -122,29 +116,54 @@ def _checksum(path: Path, remote: Remote) -> str:
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
-def _download(remote: Remote, path: Path) -> None:
+def _download(remote: Remote, path: Path) -> Path:
+    """Get a file from its first address that gives the published content; the path.
+
+    Every download has a file of its own, so that any number may run at a time.
+    """
     import pooch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two downloads at a time from writing into one another.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = name_beside(path)
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise DataError(
+            f"{remote.name} ({remote.size}) is not in {places(path.parent)}, and cannot be "
+            f"downloaded, for {path.parent} cannot be written to ({error.strerror or error}). Put "
+            f"it into any folder that {VARIABLE} names."
+        ) from None
     quiet = os.environ.get("DIFFFLOW_EDU_PROGRESS") == "0"
     get = pooch.HTTPDownloader(progressbar=not quiet, timeout=30)
-    failure: OSError | None = None
-    for url in (remote.url, *remote.mirrors):
-        try:
-            get(url, str(part), None)
-            part.replace(path)
-            return
-        except OSError as error:  # requests raises nothing else
-            failure = failure or error
-        finally:
-            part.unlink(missing_ok=True)
+    failures, aside = [], None
+    try:
+        for url in (remote.url, *remote.mirrors):
+            try:
+                get(url, str(part), None)
+            except OSError as error:  # requests raises nothing else
+                failures.append(_reason(error))
+                continue
+            actual = _checksum(part, remote, remote.name)
+            if actual == remote.checksum:
+                part.replace(path)
+                return path
+            failures.append(f"from {url} its checksum is {actual} instead of {remote.checksum}")
+            # A download cut short looks like this, where the server does not tell a length.
+            aside = write_new(path.with_name(path.name + ".bad"), part.read_bytes())
+    finally:
+        part.unlink(missing_ok=True)
+    reasons = "; ".join(dict.fromkeys(failures))
+    if aside is not None:
+        raise DataError(
+            f"what was downloaded is not the published {remote.name} ({reasons}). It was not used, "
+            f"and is kept as {aside}. Call again to download it anew, or put the file into any "
+            f"folder that {VARIABLE} names."
+        )
     others = f" or from {', '.join(remote.mirrors)}" if remote.mirrors else ""
     raise DataError(
         f"{remote.name} ({remote.size}) is not in {places(path.parent)}, and could not be "
-        f"downloaded from {remote.url}{others} ({_reason(failure)}). Without a network: get it on "
-        f"another machine and put it into {path.parent}, or as {remote.name} into any folder that "
+        f"downloaded from {remote.url}{others} ({reasons}). Without a network: get it on another "
+        f"machine and put it into {path.parent}, or as {remote.name} into any folder that "
         f"{VARIABLE} names."
     ) from None  # the reason is in the message; the traces of three libraries are no help
 
