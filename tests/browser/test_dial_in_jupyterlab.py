@@ -39,7 +39,7 @@ def shortened(tmp_path):
 
 def test_the_dial_of_the_noise_budget_turns_without_a_kernel(shortened, lab, open_notebook):
     notebook = open_notebook(path=shortened)
-    notebook.run_all(seconds=120)
+    notebook.run_all()
     player = notebook.players.first
     player.locator("canvas").wait_for()
     assert notebook.complaints == []

@@ -64,7 +64,6 @@ def test_images_change_with_time_and_only_their_controls_are_there(notebook):
     notebook.page.wait_for_function(
         "input => input.value == input.max",
         arg=player.get_by_role("slider").element_handle(),
-        timeout=20_000,
     )
     assert notebook.complaints == []
 

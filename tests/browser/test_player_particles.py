@@ -148,23 +148,24 @@ def test_speed_and_loop(player):
         """async (input) => {
             // watches the slider until it came back from the end twice
             input.closest('.diffflow-player').querySelector('[aria-label="play/pause"]').click();
-            let before = 0, returns = 0;
-            const start = performance.now();
-            while (returns < 2 && performance.now() - start < 15000) {
+            let before = 0, returns = 0, longest = 0, last = performance.now();
+            const start = last;
+            while (returns < 2) {
                 await new Promise(requestAnimationFrame);
+                longest = Math.max(longest, performance.now() - last);
+                last = performance.now();
                 if (Number(input.value) < before) returns++;
                 before = Number(input.value);
             }
-            return [returns, (performance.now() - start) / 1000];
+            return [(last - start) / 1000, longest / 1000];
         }"""
     )
-    # Twice 1 s of way and 0.6 s of rest; at speed 1 two rounds would take over 8 s.
-    assert seen[0] == 2
-    assert seen[1] < 7
+    # The player's own clock: twice 1 s of way and 0.6 s of rest, each end late by a frame at most,
+    # however long a frame takes here. At speed 1 two rounds would take over 8 s.
+    taken, frame = seen
+    assert taken - 4 * frame < 7
     player.get_by_role("button", name="loop").click()
-    player.page.wait_for_function(
-        "input => input.value == input.max", arg=slider.element_handle(), timeout=15_000
-    )
+    player.page.wait_for_function("input => input.value == input.max", arg=slider.element_handle())
 
 
 def test_a_finger_follows_a_particle(open_notebook):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffflow_edu.player import play
+from tests.browser.conftest import PATIENCE
 from tests.browser.test_player_images import CELL as IMAGES
 from tests.browser.test_player_in_jupyterlab import SETUP, drawn, picture, set_slider, step
 from tests.browser.test_player_layers import FLOW
@@ -25,6 +26,7 @@ def saved(tmp_path_factory):
 def test_the_page_plays_with_the_network_off(chromium, saved, scheme):
     context = chromium.new_context(offline=True, color_scheme=scheme)
     page = context.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -51,6 +53,7 @@ def test_the_page_plays_with_the_network_off(chromium, saved, scheme):
 def test_without_javascript_the_page_shows_the_film_strip(chromium, saved):
     context = chromium.new_context(offline=True, java_script_enabled=False)
     page = context.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(saved.as_uri())
     strip = page.get_by_role("img")
     assert strip.get_attribute("alt").startswith("Three </script> ways. Particles from data")
@@ -66,6 +69,7 @@ def test_a_page_of_images_and_one_of_a_carried_grid_play_offline(chromium, tmp_p
     play({"flow": path}, grid={"flow": twist()}).save_html(tmp_path / "grid.html")
     context = chromium.new_context(offline=True)
     page = context.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     complaints = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))

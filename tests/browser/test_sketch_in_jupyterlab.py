@@ -72,10 +72,9 @@ def test_a_drawing_by_mouse_trains_and_its_samples_and_player_appear(notebook):
     page.wait_for_function(
         "pad => pad.querySelector('canvas').getAttribute('aria-label').includes('1000 samples')",
         arg=pad.element_handle(),
-        timeout=60_000,
     )
     assert picture(pad) != one
-    pad.locator(".diffflow-player canvas").wait_for(timeout=60_000)
+    pad.locator(".diffflow-player canvas").wait_for()
     assert status(pad).startswith("Trained in ")
     assert pad.get_by_role("note", include_hidden=True).first.is_hidden()
     assert pad.locator("[id]").count() == 0
@@ -107,7 +106,7 @@ def test_a_preset_chosen_by_keyboard_is_drawn_and_trains(notebook):
     page.keyboard.press("ArrowDown")
     pad.get_by_role("button", name="Train").focus()
     page.keyboard.press("Space")
-    pad.locator(".diffflow-player canvas").wait_for(timeout=60_000)
+    pad.locator(".diffflow-player canvas").wait_for()
     assert status(pad).startswith("Trained in ")
     # JupyterLab saw none of these keys
     assert page.locator(".jp-Notebook .jp-CodeCell").count() == 1
@@ -122,7 +121,7 @@ def test_when_the_kernel_restarts_the_pad_says_so_and_still_draws(notebook):
     page.locator("[data-jp-item-name=restart] >> visible=true").first.click()
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     note = pad.get_by_role("note")
-    note.wait_for(timeout=30_000)
+    note.wait_for()
     assert "needs a running kernel" in note.inner_text()
     assert train.is_disabled()
     draw(page, pad, [(0.2, 0.6), (0.8, 0.6)])
@@ -179,7 +178,6 @@ def test_stop_ends_training_and_what_was_learned_plays_while_cells_can_be_run(op
     page.wait_for_function(
         "pad => pad.querySelector('canvas').getAttribute('aria-label').includes('1000 samples')",
         arg=pad.element_handle(),
-        timeout=60_000,
     )
     assert status(pad) == "Training, 30 s at most. Stop keeps what is learned."
     # Another cell answers while the pad trains.
@@ -190,7 +188,7 @@ def test_stop_ends_training_and_what_was_learned_plays_while_cells_can_be_run(op
     assert stop.is_visible(), "training ended before it could be stopped"
     stop.focus()
     page.keyboard.press("Space")
-    pad.locator(".diffflow-player canvas").wait_for(timeout=60_000)
+    pad.locator(".diffflow-player canvas").wait_for()
     assert status(pad).startswith("Stopped after ")
     assert status(pad).endswith("This is what was learned by then.")
     assert stop.is_hidden()
