@@ -67,9 +67,6 @@ class CNF(Process):
 
     bound_is_exact = True
 
-    shape: tuple[int, ...] = (2,)
-    """Of one particle, where `sample` is not told."""
-
     def __init__(
         self,
         drift: Field,

@@ -49,9 +49,6 @@ class DiffFlow(Process):
     (torch.Size([3]), 11)
     """
 
-    shape: tuple[int, ...] = (2,)
-    """Of one particle, where `sample` is not told."""
-
     taught: Tensor | None = None
     """Times at which the networks were trained, where they are others than the schedule's."""
 

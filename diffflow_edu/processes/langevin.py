@@ -190,9 +190,6 @@ class NCSN(Process):
     (11, 11)
     """
 
-    shape: tuple[int, ...] = (2,)
-    """Of one particle, where `sample` is not told."""
-
     def __init__(
         self,
         score: Field,

@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.devices import double
 from diffflow_edu.nets import DataPrediction
 from diffflow_edu.processes.base import (
     Field,
@@ -281,10 +282,12 @@ class ProbabilityFlow(CNF):
             gradient=gradient,
             frames=model.schedule.steps,
         )
-        self.shape = model.shape
 
-    def _check_data(self, x: Tensor) -> None:
-        self.drift.model._check_data(x)
+    def _keeper(self) -> DiffFlow:
+        return self.drift.model
+
+    def _check_data(self, x: Tensor, name: str = "x") -> None:
+        self.drift.model._check_data(x, name)
 
     def _times(self, times: Sequence[float] | Tensor | None) -> Tensor:
         start, horizon = self.drift.start, self.drift.T
@@ -333,7 +336,7 @@ class ThreeNumbers:
 
     def __repr__(self) -> str:
         def mean(values: Tensor) -> str:
-            values = values.double()
+            values = double(values)
             error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
             return f"{float(values.mean()):.3f} ± {error:.3f}"
 
@@ -386,7 +389,7 @@ def importance_weighted(bounds: Tensor) -> Tensor:
     if not numbers or bounds.ndim != 2 or len(bounds) == 0:
         got = (tuple(bounds.shape), bounds.dtype) if isinstance(bounds, Tensor) else bounds
         raise ValueError(f"bounds must be a float tensor (K, B) with K ≥ 1, got {got!r}")
-    return math.log(len(bounds)) - torch.logsumexp(-bounds.double(), 0).to(bounds)
+    return math.log(len(bounds)) - torch.logsumexp(-double(bounds), 0).to(bounds)
 
 
 @torch.no_grad()
