@@ -81,7 +81,9 @@ def test_a_lost_tag_is_noticed(tiny: Path):
 
 def test_a_cell_of_another_type_is_noticed(tiny: Path):
     change(tiny, lambda nb: nb.cells[0].update(cell_type="raw"))
-    assert complaints_about_pair(tiny) == ["cell 0 is markdown in the text, raw stored"]
+    complaints = complaints_about_pair(tiny)
+    assert complaints[0] == "cell 0 is markdown in the text, raw stored"
+    assert "Your work in 00_tiny.ipynb is safe" in complaints[1]
 
 
 def clear(notebook: NotebookNode) -> None:
