@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .devices import double, fork_rng
 from .processes.base import Process
-from .schedules import check_whole
+from .schedules import check_seed, check_whole
 from .toy import Density
 from .toy.rings import Rings
 
@@ -75,7 +76,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 def leak(x: Tensor, density: Density) -> float:
     """The share of samples that lie off the density's set (see `Density.leaked`). x: (n, 2)."""
-    return density.leaked(x).double().mean().item()
+    return double(density.leaked(x)).mean().item()
 
 
 def floor(density: Density, n: int, metric: Metric = sliced_w2, seed: int = 0) -> float:
@@ -84,8 +85,7 @@ def floor(density: Density, n: int, metric: Metric = sliced_w2, seed: int = 0) -
     One pair of draws, hence a random number too: average over seeds where that matters.
     Raises ValueError for n < 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_whole("n", n)
     both = density.sample(2 * n, seed=seed)
     return metric(both[:n], both[n:])
 
@@ -126,7 +126,7 @@ def evaluate(
     """
     _check_pair(model, density)
     check_whole("n", n)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     check_whole("log_prob_n", log_prob_n, least=0)
     if log_prob_n > n:
         raise ValueError(f"log_prob_n must be between 0 and n = {n}, got {log_prob_n}")
@@ -134,9 +134,8 @@ def evaluate(
     weight = next(model.parameters(), torch.empty(0))
     training = model.training
     model.eval()
-    devices = [weight.device] if weight.is_cuda else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), fork_rng(weight.device):
             torch.manual_seed(seed)  # the bound draws its noise from the global generator
             bound = mean_bound(model, data.to(weight))
             log_prob = -bound
@@ -168,7 +167,7 @@ def mean_bound(model: Process, x: Tensor) -> float:
     property of the process, and its message says what to try.
     """
     try:
-        return model.bound(x).double().mean().item()
+        return double(model.bound(x)).mean().item()
     except NotImplementedError:
         return math.nan
 
@@ -181,7 +180,7 @@ def mean_log_prob(model: Process, x: Tensor) -> float:
     if len(x) == 0:
         return math.nan
     try:
-        return model.log_prob(x).double().mean().item()
+        return double(model.log_prob(x)).mean().item()
     except NotImplementedError:
         return math.nan
 
@@ -219,8 +218,9 @@ def crossing_leak(x: Tensor, density: Rings, radius: float = 0.15) -> float:
     points = crossings(density)
     if len(points) == 0:
         raise ValueError(f"density must have rings that cross, got {density!r}")
-    near = torch.cdist(x.double(), points.to(x.device)).amin(1) <= radius
-    return leak(x[near], density) if near.any() else math.nan
+    precise = double(x)
+    near = torch.cdist(precise, points.to(precise)).amin(1) <= radius
+    return leak(x[near.to(x.device)], density) if near.any() else math.nan
 
 
 # The noise side ----------------------------------------------------------------------------------
@@ -254,7 +254,8 @@ def mode_survival(latent: Tensor, modes: Tensor) -> float:
         block = torch.arange(first, min(first + rows, len(latent)))
         distance = torch.cdist(latent[block], latent)
         distance[torch.arange(len(block)), block] = math.inf
-        kept += int((modes[distance.argmin(1)] == modes[block]).sum())
+        nearest = distance.argmin(1).to(modes.device)
+        kept += int((modes[nearest] == modes[block]).sum())
     return kept / len(latent)
 
 
@@ -301,7 +302,7 @@ def evaluate_latent(
     """
     _check_pair(model, density)
     check_whole("n", n, least=2)
-    check_whole("seed", seed, least=0)
+    check_seed(seed)
     data = density.sample(n, seed=seed + DATA_SEED)
     latent = model.encode(data, seed=seed).end
     modes = density.mode(data)
@@ -317,6 +318,7 @@ def evaluate_latent(
 
 
 def _normal_draws(n: int, dim: int, seed: int) -> Tensor:
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, dim, generator=generator, dtype=torch.float64)
 
@@ -344,11 +346,12 @@ def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"x and y must hold samples of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    return x.detach().flatten(1).double(), y.detach().flatten(1).double()
+    return double(x.detach().flatten(1)), double(y.detach().flatten(1))
 
 
 def unit_directions(count: int, dim: int, seed: int) -> Tensor:
     """Unit vectors, columns of (dim, count): random orthonormal bases side by side."""
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     size = min(dim, count)
     noise = torch.randn(

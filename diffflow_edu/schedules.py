@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,7 +160,7 @@ class Cosine(VariancePreserving):
         return torch.sin(0.5 * math.pi * (1 - t) / (1 + self.offset))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EulerNoise(NoiseProcess):
     """The paper's dx = f dt + g(t) dw, g and the variance ∫g² dt read off the grid.
 
@@ -169,6 +170,9 @@ class EulerNoise(NoiseProcess):
     times: Tensor
     grid_g: Tensor
     grid_variance: Tensor
+
+    def __repr__(self) -> str:
+        return f"EulerNoise({len(self.times) - 1} steps, T={self.times[-1]:g})"
 
     def _interpolate(self, t: Tensor, values: Tensor) -> Tensor:
         times, values = self.times.to(t), values.to(t)
@@ -245,11 +249,14 @@ class GeometricNoise(NoiseProcess):
 class Schedule:
     """A time grid and the coefficients of every step (see the top of this file).
 
-    times: (N + 1,) rising from 0. k, h, s, e, b: (N,), one number a step, float64 on the CPU.
+    times: (N + 1,) rising from 0. k, h, s, e, b: (N,), one number a step; k, s and b positive.
     e_ode: (N,), the factor of the score where λ = 0 (the probability flow): e/2 in an Euler
         step, DDIM's coefficient where the linear part is integrated exactly.
     noise_process: the SDE in continuous time.
     redraw: makes another grid of the same kind, for grids that change from batch to batch.
+
+    All numbers are kept as float64 on the CPU. Raises ValueError, with the coefficient, the step
+    and the value, for numbers that make no chain.
 
     >>> Schedule.log_snr(steps=10)
     Schedule(steps=10, T=1, k 1 … 0.463, h 0.0102 … 1.62, s 0.006 … 0.886, b 0.006 … 0.886)
@@ -264,6 +271,30 @@ class Schedule:
     e_ode: Tensor
     noise_process: NoiseProcess
     redraw: Callable[[], Schedule] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", _rising(self.times))
+        for name in ("k", "h", "s", "e", "b", "e_ode"):
+            values = _numbers(name, getattr(self, name))
+            if values.shape != (self.steps,):
+                raise ValueError(
+                    f"{name} must hold one number a step, ({self.steps},), "
+                    f"got {tuple(values.shape)}"
+                )
+            positive = name in ("k", "s", "b")
+            bad = ~(values.isfinite() & (values > 0)) if positive else ~values.isfinite()
+            if bad.any():
+                i = int(bad.nonzero()[0])
+                kind = "positive and finite" if positive else "finite"
+                raise ValueError(f"{name} must be {kind}, got {values[i]:g} at step {i}")
+            object.__setattr__(self, name, values)
+        if not isinstance(self.noise_process, NoiseProcess):
+            raise ValueError(
+                "noise_process must be a NoiseProcess such as LogSNR(0.006, 8.0), "
+                f"got {shortly(self.noise_process)}"
+            )
+        if not (self.redraw is None or callable(self.redraw)):
+            raise ValueError(f"redraw must be callable as redraw(), got {shortly(self.redraw)}")
 
     @property
     def steps(self) -> int:
@@ -352,6 +383,7 @@ class Schedule:
         check_positive(r_min=r_min, r_max=r_max)
         if r_min >= r_max:
             raise ValueError(f"r_min must be below r_max, got r_min={r_min} and r_max={r_max}")
+        _check_size(r_min=r_min, r_max=r_max)
         noise = LogSNR(r_min, r_max)
         times = noise.time_of(_with_zero(_geometric(steps, r_min, r_max)))
         return _variance_preserving(times, noise)
@@ -380,6 +412,7 @@ class Schedule:
         """
         check_whole("steps", steps)
         check_positive(offset=offset)
+        _check_size(offset=offset)
         noise = Cosine(offset)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         # f(T) = 0.001 f(t_{N−1}), solved for T; cos φ is sin(π/2 (1 − t)/(1 + offset)).
@@ -399,8 +432,8 @@ class Schedule:
         """
         if not isinstance(noise_process, VariancePreserving):
             raise ValueError(
-                f"noise_process must be variance preserving such as LinearBeta(), got "
-                f"{noise_process!r}"
+                "noise_process must be variance preserving such as LinearBeta(), "
+                f"got {shortly(noise_process)}"
             )
         return _variance_preserving(_rising(times), noise_process)
 
@@ -415,6 +448,11 @@ class Schedule:
         check_whole("steps", steps)
         if steps > self.steps:
             raise ValueError(f"steps must be at most the {self.steps} of this grid, got {steps}")
+        if not isinstance(self.noise_process, VariancePreserving):
+            raise ValueError(
+                "only a chain whose linear part is integrated can be respaced (log_snr, "
+                f"linear_beta, cosine), got {self}; make a schedule of {steps} steps and train it"
+            )
         kept = torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long()
         return Schedule.at(self.times[kept], self.noise_process)
 
@@ -429,6 +467,7 @@ class Schedule:
         """
         check_whole("steps", steps)
         check_positive(s_min=s_min, s_max=s_max)
+        _check_size(s_min=s_min, s_max=s_max)
         s = _geometric(steps, s_min, s_max)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
         log_ratio = 2 * math.log(s_max / s_min) / (steps - 1) if steps > 1 else 0.0
@@ -482,10 +521,54 @@ def _with_zero(values: Tensor) -> Tensor:
     return torch.cat([values.new_zeros(1), values])
 
 
+LEAST, MOST = 1e-18, 1e18
+"""Of r and s: particles are float32, and so must the squares be."""
+
+
+def _check_size(**named: float) -> None:
+    for name, value in named.items():
+        if not LEAST <= value <= MOST:
+            raise ValueError(
+                f"{name} must be from {LEAST:g} to {MOST:g}, got {value!r}: beyond, the steps' "
+                "coefficients are 0 or infinite in float32"
+            )
+
+
+def shortly(value: object) -> str:
+    """What came in place of an argument, short enough for a message.
+
+    >>> shortly("yes"), shortly(torch.zeros(3, 2)), shortly(torch.tensor(2.5))
+    ("'yes'", 'a tensor of shape (3, 2)', '2.5')
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        if value.ndim == 0:
+            return repr(value.item())
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of shape {tuple(value.shape)}"
+    words = repr(value)
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
+
+
+LONGEST = 80
+"""Letters of a value in a message."""
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Raise a ValueError that names the argument unless seed is a whole number from 0 to 2⁶³ − 1.
+
+    >>> check_seed(2**70)
+    Traceback (most recent call last):
+    ValueError: seed must be below 2**63, got 1180591620717411303424
+    """
+    check_whole(name, seed, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"{name} must be below 2**63, got {shortly(seed)}")
+
+
 def check_whole(name: str, value: int, least: int = 1) -> None:
     """Raise a ValueError that names the argument unless value is a whole number, least or more."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {shortly(value)}")
 
 
 def check_positive(**named: float) -> None:
@@ -493,7 +576,7 @@ def check_positive(**named: float) -> None:
     for name, value in named.items():
         real = isinstance(value, Real) and not isinstance(value, bool)
         if not (real and value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+            raise ValueError(f"{name} must be positive and finite, got {shortly(value)}")
 
 
 def check_time(t: float | Tensor, schedule: Schedule) -> None:
@@ -509,7 +592,7 @@ def _numbers(name: str, values: object) -> Tensor:
     try:
         return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} must be numbers, got {values!r}") from None
+        raise ValueError(f"{name} must be numbers, got {shortly(values)}") from None
 
 
 def _rising(times: Tensor) -> Tensor:

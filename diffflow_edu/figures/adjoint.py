@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, style
+from diffflow_edu.figures.style import MODES, as_text, headline, style
 
 FORWARD, BACKWARD, ENERGY = "#555555", MODES[1], MODES[0]
 MARKERS = "osD^vP"
@@ -68,8 +68,7 @@ def algorithm_two(title: str | None = None) -> Figure:
         axes.text(0, 1.75, "cached: the states, no more", ha="left", va="center", color=FORWARD)
         axes.set(xlim=(-0.8, 10.6), ylim=(-2.6, 2.3))
         axes.axis("off")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -122,13 +121,12 @@ def time_grids(grids: Mapping[str, Sequence[Tensor]], title: str | None = None) 
                 size = 46 if len(draws) == 1 else 16
                 axes.scatter(values, np.full(len(values), row), s=size, c=shades, lw=0)
             axes.set(yticks=[], ylim=(len(draws) - 0.2, -0.8))
-            axes.set_title(name, loc="left")
+            axes.set_title(as_text(name), loc="left")
             axes.spines["left"].set_visible(False)
             axes.spines["bottom"].set_visible(axes is panels[-1, 0])
             axes.tick_params(bottom=axes is panels[-1, 0])
         panels[-1, 0].set_xlabel("time t, from data (left) to noise (right)")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -184,9 +182,13 @@ def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figu
                 marker = MARKERS[number % len(MARKERS)] if panel.markers else ""
                 if len(rows) > 1:
                     axes.plot(x, rows.T, color=color, lw=0.8, alpha=0.45)
-                axes.plot(x, rows.mean(0), color=color, marker=marker, label=name)
+                axes.plot(x, rows.mean(0), color=color, marker=marker, label=as_text(name))
                 ticks |= set(x.tolist())
-            axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+            axes.set(
+                xlabel=as_text(panel.xlabel),
+                ylabel=as_text(panel.ylabel),
+                title=as_text(panel.title),
+            )
             if panel.ylim is not None:
                 axes.set_ylim(panel.ylim)
             if "y" in panel.log:
@@ -197,6 +199,5 @@ def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figu
                 axes.set_xticks(sorted(ticks), [f"{t:g}" for t in sorted(ticks)])
                 axes.minorticks_off()
         grid[0, 0].legend()
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure

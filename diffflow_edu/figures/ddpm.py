@@ -9,7 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, Color, bare_square, particle_colors, style
+from diffflow_edu.figures.style import (
+    MODES,
+    Color,
+    as_text,
+    bare_square,
+    headline,
+    particle_colors,
+    style,
+)
 from diffflow_edu.processes.ddpm import BoundTerms
 from diffflow_edu.schedules import Schedule
 
@@ -44,9 +52,8 @@ def magnifier(
             shades = np.asarray(palette)[indices[name]][near.cpu().numpy()]
             axes.scatter(*x[near].cpu().numpy().T, s=5, c=shades, lw=0, rasterized=True)
             bare_square(axes, (*centre, half))
-            axes.set_title(name)
-        if title:
-            figure.suptitle(title)
+            axes.set_title(as_text(name))
+        headline(figure, title)
     return figure
 
 
@@ -82,7 +89,7 @@ def bound_bars(
             shown = np.linspace(1, schedule.steps - 1, min(5, schedule.steps - 1)).round()
             labels = [f"{int(i)}\nr = {_two_digits(float(ratio[int(i)]))}" for i in shown]
             axes.set_xticks(shown, labels, fontsize=10)
-            axes.set(xlabel="step i, from data (left) to noise (right)", title=name)
+            axes.set(xlabel="step i, from data (left) to noise (right)", title=as_text(name))
             words = (
                 f"reconstruction {float(each.reconstruction.mean()):+.2f}\n"
                 f"all KLs {float(each.kl.sum(0).mean()):+.2f}\n"
@@ -91,8 +98,7 @@ def bound_bars(
             )
             axes.text(0.97, 0.95, words, transform=axes.transAxes, ha="right", va="top")
         panels[0, 0].set_ylabel("KL of the step [nats]")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 

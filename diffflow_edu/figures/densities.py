@@ -14,7 +14,9 @@ from torch import Tensor
 
 from diffflow_edu.figures.style import (
     Color,
+    as_text,
     bare_square,
+    headline,
     particle_colors,
     spread_indices,
     style,
@@ -81,9 +83,8 @@ def samples_against_truth(
             )
             # A margin, because the interesting particles are those outside the data's own square.
             bare_square(axes, (x, y, 1.15 * half))
-            axes.set_title(name)
-        if title:
-            figure.suptitle(title)
+            axes.set_title(as_text(name))
+        headline(figure, title)
     return figure
 
 
@@ -114,9 +115,8 @@ def gallery(densities: Sequence[Density], title: str | None = None, most: int = 
                 *x.numpy().T, s=2, c=np.asarray(palette)[indices[""]], lw=0, rasterized=True
             )
             bare_square(axes, view_square([x.numpy()]))
-            axes.set_title(density.name.replace("_", " "))
-        if title:
-            figure.suptitle(title)
+            axes.set_title(as_text(density.name.replace("_", " ")))
+        headline(figure, title)
     return figure
 
 
@@ -167,8 +167,7 @@ def density_map(
         bar = figure.colorbar(picture, ax=axes, shrink=0.85, extend="min")
         bar.set_label("log p(x) [nats]")
         bar.outline.set_visible(False)
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from diffflow_edu.figures.style import MODES, style
+from diffflow_edu.figures.style import MODES, headline, style
 
 PANELS = {
     "gap": "gap: bound − entropy [nats]",
@@ -59,8 +59,7 @@ def noise_dial(
         grid[0, 0].legend(title=None)
         for axes in grid[-1]:
             axes.set_xlabel("← flow    noise budget $\\int g^2\\,dt$    diffusion →")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import bare_square, style, view_square
+from diffflow_edu.figures.style import as_text, bare_square, headline, style, view_square
 
 FOLDED = "#000000"
 """Cells that a map has turned over: no bijection does that."""
@@ -119,14 +119,13 @@ def warped_grids(
             for row, column in marked:
                 _mark(axes, corners, ratios[name] * before, before, row, column, finer)
             bare_square(axes, view_square([corners]))
-            axes.set_title(name)
+            axes.set_title(as_text(name))
         bar = figure.colorbar(shade, ax=panels[0], shrink=0.85, pad=0.02)
         ticks = np.unique(np.linspace(-reach, reach, 5).round())
         bar.set_ticks(ticks, labels=[f"×{2**t:g}" if t >= 0 else f"÷{2**-t:g}" for t in ticks])
         bar.set_label("area after / area before")
         bar.outline.set_visible(False)
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 

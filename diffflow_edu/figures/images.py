@@ -25,6 +25,26 @@ def image_bytes(states: np.ndarray) -> np.ndarray:
     return np.where(there, 1 + np.rint(254 * share), 0).astype(np.uint8)
 
 
+FARTHEST = 4.0
+"""Of pixels on the data side, beyond which they cannot be meant for −1 … 1: noise at t = 0 is small,
+while levels 0 … 15 or 0 … 255 reach farther."""
+
+
+def check_range(images: np.ndarray, name: str) -> None:
+    """Raise a ValueError that names the argument where pixels (B, …) are levels, as 0 … 255 are.
+
+    Judged by their median image's largest value, so that a few samples that ran away are let
+    through: they are drawn, clipped.
+    """
+    flat = np.where(np.isfinite(images), np.abs(images), 0.0).reshape(len(images), -1)
+    typical = float(np.median(flat.max(axis=1)))
+    if typical > FARTHEST:
+        raise ValueError(
+            f"{name} must hold {RANGE_IN_WORDS}; on the data side they reach {typical:.3g}. "
+            "Scale levels first: 2 * x / 255 - 1 for 0 … 255"
+        )
+
+
 def columns_for(count: int, height: int, width: int) -> int:
     """So many columns make `count` images of height × width pixels fill a square best.
 

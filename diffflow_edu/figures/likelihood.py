@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, bare_square, spread_indices, style
+from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, spread_indices, style
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.processes.likelihood import TheoremOne
 
@@ -75,10 +75,9 @@ def family_panels(
             for i in spread_indices(states.shape[1], particles):
                 color = MODES[0] if states[0, i, 0] > 0 else MODES[1]
                 axes.plot(times, states[:, i, 0], color=color, lw=1.1, alpha=0.9)
-            axes.set(xlabel="time t", title=name, ylim=(-half, half))
+            axes.set(xlabel="time t", title=as_text(name), ylim=(-half, half))
         grid[0, 0].set_ylabel("x")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -125,12 +124,11 @@ def log_p_maps(
                     str(number), (px, py), ha="center", va="center_baseline", size=9, color="black"
                 )
             bare_square(axes, view)
-            axes.set_title(name)
+            axes.set_title(as_text(name))
         bar = figure.colorbar(picture, ax=grid[0].tolist(), shrink=0.85, extend="min")
         bar.set_label("log p(x) [nats]")
         bar.outline.set_visible(False)
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -179,6 +177,5 @@ def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:
         right.axvspan(1, 2 * float(ratios.max()), color="#EFEFEF", lw=0, zorder=-1)
         right.set_xlim(float(ratios.min()) / 2, 2 * float(ratios.max()))
         right.text(1.15, 1.4e-3, "Δt > g: not a flow", va="bottom", color="#555555")
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure

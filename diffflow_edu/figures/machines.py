@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, bare_square, particle_colors, style
+from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, particle_colors, style
 
 VIEW = (0.0, 0.0, 3.4)
 """Of N(0, I) in two dimensions, all but 0.3 % lies within 3.4 of the middle."""
@@ -59,12 +59,11 @@ def latent_clouds(
                     circle = radius * np.cos(angle), radius * np.sin(angle)
                     axes.plot(*circle, color="black", lw=1.2, ls="--", alpha=0.8)
                 bare_square(axes, VIEW)
-                axes.set_xlabel(below.get(name, {}).get(machine, ""), fontsize=10.5)
-            axes_row[0].set_ylabel(name)
+                axes.set_xlabel(as_text(below.get(name, {}).get(machine, "")), fontsize=10.5)
+            axes_row[0].set_ylabel(as_text(name))
         for axes, machine in zip(grid[0], first, strict=True):
-            axes.set_title(machine)
-        if title:
-            figure.suptitle(title)
+            axes.set_title(as_text(machine))
+        headline(figure, title)
     return figure
 
 
@@ -100,12 +99,11 @@ def verdict_bars(claims: Sequence[Mapping[str, Any]], title: str | None = None) 
                     axes.text(start + width / 2, y, count, ha="center", va="center", color=ink)
             left += share
         for y, claim in zip(rows, claims, strict=True):
-            axes.text(1.02, y, claim["verdict"], va="center")
-        axes.set_yticks(rows, [claim["name"] for claim in claims])
+            axes.text(1.02, y, as_text(claim["verdict"]), va="center")
+        axes.set_yticks(rows, [as_text(claim["name"]) for claim in claims])
         axes.set(xlim=(0, 1), ylim=(-0.6, len(claims) - 0.4), xticks=[])
         axes.spines[["bottom", "left"]].set_visible(False)
         axes.tick_params(left=False)
         figure.legend(loc="outside lower center", ncols=3)
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, bare_square, style
+from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, style
 
 ARROWS = 21
 """Along each side of a panel."""
@@ -66,9 +66,8 @@ def score_fields(
                 axes.scatter(x, y, s=3, c="#8C8C8C", lw=0, rasterized=True)
             _arrows(axes, panel.score, extent)
             bare_square(axes, (0.0, 0.0, extent))
-            axes.set_title(name)
-        if title:
-            figure.suptitle(title)
+            axes.set_title(as_text(name))
+        headline(figure, title)
     return figure
 
 

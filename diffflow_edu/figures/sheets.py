@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from diffflow_edu.figures.images import image_bytes, mosaic
-from diffflow_edu.figures.style import MODELS, MODES, style
+from diffflow_edu.figures.images import check_range, image_bytes, mosaic
+from diffflow_edu.figures.style import MODELS, MODES, as_text, headline, style
 from diffflow_edu.schedules import check_whole
 
 
@@ -30,6 +30,7 @@ def image_sheets(
         if not isinstance(images, Tensor) or images.ndim not in (3, 4) or len(images) == 0:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"sheets[{name!r}] must be images (n, C, H, W), got {got}")
+        check_range(images.detach().float().cpu().numpy(), f"sheets[{name!r}]")
     columns = len(sheets) if columns is None else columns
     check_whole("columns", columns)
     rows = math.ceil(len(sheets) / columns)
@@ -47,10 +48,9 @@ def image_sheets(
         for axes, (name, images) in zip(grid.flat, sheets.items(), strict=False):
             picture = mosaic(image_bytes(images[None].detach().float().cpu().numpy())[0])
             axes.imshow(picture, interpolation="nearest")
-            axes.set_title(name)
+            axes.set_title(as_text(name))
             axes.set_axis_off()
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -76,20 +76,21 @@ def quality_against_steps(
             for name, own in rows.items():
                 shown = [(row["steps"], row[what]) for row in own if row.get(what) is not None]
                 if shown:
-                    axes.plot(*zip(*shown, strict=True), "o-", color=MODELS.get(name), label=name)
+                    axes.plot(
+                        *zip(*shown, strict=True), "o-", color=MODELS.get(name), label=as_text(name)
+                    )
             levels = {name: line[what] for name, line in lines.items() if what in line}
             for color, (name, level) in zip(MODES[2:], levels.items(), strict=False):
-                axes.axhline(level, color=color, ls="--", lw=1.2, label=name)
+                axes.axhline(level, color=color, ls="--", lw=1.2, label=as_text(name))
             axes.set_xscale("log")
             axes.set_xticks(steps, [str(n) for n in steps])
             axes.minorticks_off()
             axes.set_xlabel("steps N")
-            axes.set_ylabel(label)
+            axes.set_ylabel(as_text(label))
             axes.legend(fontsize=10)
         panels[1].set_yscale("log")
         panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[1].yaxis.set_major_formatter("{x:g}")
         panels[1].minorticks_off()
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure

@@ -10,8 +10,12 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
+from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 from torch import Tensor
 
+from diffflow_edu.figures.images import check_range
 from diffflow_edu.processes.base import Trajectory
 
 MODES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A00", "#8C6BB1")
@@ -24,6 +28,8 @@ NO_MODE = "#8C8C8C"
 """Particles without a mode (a negative label) and without a value (NaN)."""
 
 SHADES = 64  # finer steps than this cannot be told apart on a dot of three pixels
+
+_MATHTEXT = MathTextParser("path")
 
 Color = Callable[[Tensor], Tensor] | Tensor | np.ndarray | Sequence[float] | None
 
@@ -46,6 +52,34 @@ def style() -> AbstractContextManager[None]:
     return mpl.rc_context(settings)
 
 
+def as_text(words: object) -> str:
+    r"""Someone's own words, written so that matplotlib can draw them.
+
+    A line that is valid mathtext stays so; one that only looks like it loses no letter: its
+    dollars are drawn as dollars.
+
+    >>> as_text(r"noise $\sigma$"), as_text("cost $a_{b$")
+    ('noise $\\sigma$', 'cost \\$a_{b\\$')
+    """
+    known = str(words).encode("utf-8", "replace").decode()  # half a surrogate pair has no glyph
+    return "\n".join(map(_drawable, known.split("\n")))
+
+
+def _drawable(line: str) -> str:
+    if is_math_text(line):
+        try:
+            _MATHTEXT.parse(line)
+        except (ValueError, RecursionError):
+            return line.replace("$", r"\$")
+    return line
+
+
+def headline(figure: Figure, title: str | None) -> None:
+    """The title above a figure, if there is one."""
+    if title:
+        figure.suptitle(as_text(title))
+
+
 def as_panels(
     trajectories: Trajectory | Mapping[str, Trajectory], images: bool = False
 ) -> dict[str, Trajectory]:
@@ -53,7 +87,8 @@ def as_panels(
 
     images: whether the particles may be images too, states (N + 1, B, H, W) or (N + 1, B, C, H, W)
     with C = 1 or 3 channels. Raises ValueError for an empty dict, for anything but a Trajectory in
-    it, for states of another shape and for particles that differ in shape where they are images.
+    it, for states of another shape, for particles that differ in shape where they are images, and
+    for pixels that are levels such as 0 … 255.
     """
     panels = {"": trajectories} if isinstance(trajectories, Trajectory) else trajectories
     if not isinstance(panels, Mapping):
@@ -77,6 +112,8 @@ def as_panels(
                 f"trajectories[{name!r}] must hold points in the plane, states (N + 1, B, 2),"
                 f"{or_images if images else ''} got states {shape}"
             )
+        if path.states.ndim > 3:
+            check_range(path.states[0].detach().cpu().numpy(), f"trajectories[{name!r}]")
     shapes = {name: tuple(path.states.shape[2:]) for name, path in panels.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"trajectories must hold particles of one shape, got {shapes}")

@@ -16,8 +16,10 @@ from diffflow_edu.figures.style import (
     Color,
     are_images,
     as_panels,
+    as_text,
     bare_square,
     digits_for,
+    headline,
     particle_colors,
     spread_indices,
     style,
@@ -71,11 +73,10 @@ def film_strip(
                 draw(axes, name, step)
                 if row == 0 or not shared_times:
                     axes.set_title(_time_label(times, step, side=row == 0))
-            label = textwrap.fill(name, LABEL_WIDTH)  # a row is not high enough for more
+            label = as_text(textwrap.fill(name, LABEL_WIDTH))  # a row is not high enough for more
             size = 11 if "\n" in label else 13
             grid[row, 0].set_ylabel(label, fontsize=size, labelpad=6)
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 
@@ -145,8 +146,7 @@ def paths(
         axes.scatter(*states[0, keep].T, s=26, facecolors="white", edgecolors=shades, zorder=3)
         axes.scatter(*states[-1, keep].T, s=18, c=shades, lw=0, zorder=3)
         bare_square(axes, view_square([states[:, keep]]))
-        if title:
-            figure.suptitle(title)
+        headline(figure, title)
     return figure
 
 

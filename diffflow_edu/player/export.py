@@ -18,7 +18,7 @@ from matplotlib import animation
 from matplotlib.axes import Axes
 
 from diffflow_edu.figures.images import mosaic
-from diffflow_edu.figures.style import bare_square, digits_for, style
+from diffflow_edu.figures.style import as_text, bare_square, digits_for, headline, style
 from diffflow_edu.figures.trajectories import show_images
 from diffflow_edu.player.pack import MISSING, script
 
@@ -30,6 +30,10 @@ HOLD = 1.0
 """Seconds for which a film shows its first and its last picture."""
 
 FILM_DPI = 90
+
+NO_MARKUP = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
+"""A title that holds "</script>" or "<!--" would end its element, or swallow the next; JSON.parse
+gives the letters back. `json.dumps` writes U+2028 and U+2029 like this by itself."""
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -72,8 +76,7 @@ def page(player: Player) -> str:
         title=html.escape(player.spec["title"] or "Trajectory player"),
         alt=html.escape(player.alt),
         png=base64.b64encode(player.png).decode(),
-        # "</script>" in a title would end the element it stands in
-        state=json.dumps(state).replace("</", "<\\/"),
+        state=json.dumps(state, allow_nan=False).translate(NO_MARKUP),
         script=script().replace("export default { render };", ""),
         binary=json.dumps(binary),
     )
@@ -106,15 +109,14 @@ def film(player: Player, path: str | Path, writer: str, fps: float) -> None:
             1, panels, figsize=(3.6 * panels, 4.2), squeeze=False, layout="constrained"
         )
         draw = _images(player, grid[0]) if "images" in spec else _points(player, grid[0])
-        if spec["title"]:
-            figure.suptitle(spec["title"])
+        headline(figure, spec["title"])
 
         def show(step: int) -> None:
             draw(step)
             for panel, axes in enumerate(grid[0]):
                 name = spec["panels"][panel]
                 time = f"t = {times[panel, step]:.{digits}f}"
-                axes.set_title(f"{name} · {time}" if name else time)
+                axes.set_title(as_text(f"{name} · {time}" if name else time))
 
         order = list(range(run["frames"]))
         if spec["direction"] == "backward":

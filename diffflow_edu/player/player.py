@@ -204,7 +204,7 @@ class Player(WidgetWithTwin):
 
     def save_html(self, path: str | Path) -> None:
         """Write one page that plays without a kernel and without a network."""
-        write(Path(path), export.page(self).encode())
+        write(Path(path), export.page(self).encode("utf-8", "replace"))
 
     def save_gif(self, path: str | Path, fps: float = export.FPS) -> None:
         """Write a GIF of every step. Raises ValueError for fps <= 0."""

@@ -23,7 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffflow_edu.processes.base import Field, check_particles
+from diffflow_edu.devices import double
+from diffflow_edu.processes.base import Field, check_particles, generator_for
 from diffflow_edu.schedules import check_positive, check_whole
 from diffflow_edu.toy.blurred import blurred_log_prob
 from diffflow_edu.toy.density import Density
@@ -86,16 +87,16 @@ def smoothed_score(density: Density | Tensor, x: Tensor, sigma: float) -> Tensor
     if isinstance(density, Density):
         return exact_score(lambda y: blurred_log_prob(density, y, sigma), x)
     check_particles(density, "density")
-    data = density.to(x.device).double()
+    data = double(density.to(x.device))
     if x.ndim != 2 or data.shape[1:] != x.shape[1:]:
         raise ValueError(f"x must be (B, {data.shape[1]}) like the data, got {tuple(x.shape)}")
     scores = []
-    for points in x.double().split(max(1, TABLE // len(data))):
+    for points in double(x).split(max(1, TABLE // len(data))):
         exact = "donot_use_mm_for_euclid_dist"  # the fast mode rounds small distances away
         square = torch.cdist(points, data, compute_mode=exact).square()
         weight = (-0.5 * square / sigma**2).softmax(dim=1)
         scores.append((weight @ data - points) / sigma**2)
-    return torch.cat(scores).to(x.dtype)
+    return torch.cat(scores).to(x)
 
 
 # The losses --------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def sliced_score_matching(
     """
     check_particles(x)
     check_whole("projections", projections)
-    generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
+    generator = generator_for(seed, x.device)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         s = score_at(score, x, t)

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffflow_edu.devices import double
+from diffflow_edu.schedules import check_seed
+
 CHUNK = 2**18  # numbers in one (points, parts) table: 2 MiB in float64, whatever n is
 
 
@@ -56,10 +59,13 @@ class Density:
     def sample(self, n: int, seed: int | None = None) -> Tensor:
         """Draw n points, (n, 2) float32 on the CPU, the same to the last bit for the same seed.
 
-        Without a seed, torch's global generator decides. Raises ValueError for n < 1.
+        Without a seed, torch's global generator decides. Raises ValueError for n < 1 and for a
+        seed that is no whole number, 0 or more.
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+        if seed is not None:
+            check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(int(seed))
         raw = self._raw_sample(int(n), generator)
         return ((raw - self.shift) / self.scale).float()
@@ -72,7 +78,7 @@ class Density:
         Raises ValueError when x is not a floating-point tensor of shape (n, 2).
         """
         log_p = self._in_chunks(self._raw_log_prob, x) + 2 * math.log(self.scale)
-        return log_p.to(x.dtype)
+        return log_p.to(x)
 
     def entropy(self) -> float:
         """The differential entropy in nats, in closed form or by quadrature (error below 1e-3)."""
@@ -81,7 +87,7 @@ class Density:
     @torch.no_grad()
     def mode(self, x: Tensor) -> Tensor:
         """The label of the nearest ring, arm, Gaussian or square. x: (n, 2). Returns (n,) int64."""
-        return self._in_chunks(lambda raw: self._nearest(raw)[1], x)
+        return self._in_chunks(lambda raw: self._nearest(raw)[1], x).to(x.device)
 
     @torch.no_grad()
     def distance(self, x: Tensor) -> Tensor:
@@ -89,7 +95,7 @@ class Density:
 
         In normalised units; 0 on a curve and inside a square; NaN for a NaN.
         """
-        return self._distance(x).to(x.dtype)
+        return self._distance(x).to(x)
 
     @torch.no_grad()
     def leaked(self, x: Tensor) -> Tensor:
@@ -98,7 +104,7 @@ class Density:
         Off means farther than 5 widths from every ring, curve or centre, or outside every square
         by more than 1 % of its side. A NaN has leaked.
         """
-        return ~(self._distance(x) <= self.leak_distance)
+        return ~(self._distance(x) <= self.leak_distance).to(x.device)
 
     def __repr__(self) -> str:
         width = "" if self.width is None else f", width={self.width:g}"
@@ -110,8 +116,8 @@ class Density:
     def _in_chunks(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply a function of raw float64 points to x a few rows at a time, to bound the memory."""
         check_points(x)
-        shift = self.shift.to(x.device)
-        return torch.cat([function(c.double() * self.scale + shift) for c in x.split(self._rows)])
+        pieces = (double(c) for c in x.split(self._rows))
+        return torch.cat([function(c * self.scale + self.shift.to(c)) for c in pieces])
 
     @cached_property
     def _raw_entropy(self) -> float:
