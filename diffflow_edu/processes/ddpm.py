@@ -81,6 +81,7 @@ class DDPM(DiffFlow):
         α ε − σ x_0 (Salimans and Ho 2022); or "score" itself. `model.score` is the score always.
     variance: the backward std of every step, b = s ("beta") or that of the posterior given x_0
         ("posterior", see `posterior_std`); where learned, the start.
+    learn_backward_std, shape: as in `DiffFlow`.
 
     >>> _ = torch.manual_seed(0)
     >>> DDPM.mlp(Schedule.log_snr(steps=10)).bound(torch.randn(3, 2)).shape
@@ -94,6 +95,7 @@ class DDPM(DiffFlow):
         prediction: PredictionName = "noise",
         learn_backward_std: bool = False,
         variance: VarianceName = "beta",
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         if prediction not in (*PREDICTIONS, "score"):
             raise ValueError(
@@ -106,7 +108,7 @@ class DDPM(DiffFlow):
         check_schedule(schedule)
         if prediction != "score":
             score = PREDICTIONS[prediction](score, schedule.noise_process)
-        super().__init__(no_drift, score, schedule, learn_backward_std)
+        super().__init__(no_drift, score, schedule, learn_backward_std, shape)
         if variance == "posterior":
             with torch.no_grad():
                 self.log_b_ratio.copy_((posterior_std(schedule) / schedule.b).log())
@@ -128,9 +130,7 @@ class DDPM(DiffFlow):
         check_schedule(schedule)
         blur = schedule.noise_process if smooth else None
         net = MLP(dim, hidden, horizon=float(schedule.times[-1]), smooth=blur)
-        model = cls(net, schedule, prediction, learn_backward_std)
-        model.shape = (dim,)
-        return model
+        return cls(net, schedule, prediction, learn_backward_std, shape=(dim,))
 
     @classmethod
     def unet(
@@ -145,9 +145,8 @@ class DDPM(DiffFlow):
         check_schedule(schedule)
         check_image_shape(shape)
         net = UNet(shape[0], size, horizon=float(schedule.times[-1]))
-        model = cls(net, schedule, prediction, learn_backward_std)
-        model.shape = tuple(shape)
-        return model
+        net.shape = tuple(shape)  # a U-Net takes any size: it is told ours
+        return cls(net, schedule, prediction, learn_backward_std, shape=tuple(shape))
 
     @classmethod
     def of(cls, model: DiffFlow) -> DDPM:
@@ -156,8 +155,8 @@ class DDPM(DiffFlow):
             raise ValueError(f"model must be a DiffFlow, got {type(model).__name__}")
         ddpm = cls(model.score, model.schedule, prediction="score")
         ddpm.log_b_ratio = model.log_b_ratio
-        ddpm.shape, ddpm.taught = model.shape, model.taught
-        return ddpm.train(model.training)
+        ddpm.taught = model.taught
+        return ddpm.in_units_of(model).train(model.training)
 
     def on(self, schedule: Schedule, variance: VarianceName = "beta") -> DDPM:
         """The same network on another grid of the same SDE; it is held, not copied.
@@ -174,16 +173,15 @@ class DDPM(DiffFlow):
             )
         ddpm = DDPM(self.score, schedule, prediction="score", variance=variance)
         ddpm.log_b_ratio.data = ddpm.log_b_ratio.data.to(self.log_b_ratio)
-        ddpm.shape = self.shape
         ddpm.taught = self.schedule.times if self.taught is None else self.taught
-        return ddpm.train(self.training)
+        return ddpm.in_units_of(self).train(self.training)
 
     def respaced(self, steps: int, variance: VarianceName = "beta") -> DDPM:
         """The same network on every (N/steps)-th time of its grid (Nichol and Dhariwal 2021)."""
         return self.on(self.schedule.respaced(steps), variance)
 
     def denoised(self, x: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t = x] by Tweedie's formula, (x + σ² score)/α.
+        """E[x_0 | x_t = x] by Tweedie's formula, (x + σ² score)/α, in the networks' units.
 
         x: (B, *shape). t: 0-d, in (0, T]; ValueError for any other.
         """
@@ -205,14 +203,19 @@ class DDPM(DiffFlow):
         """
         if noise is not None:
             return self.bound(x, noise).mean()
-        c = self._checked(x, noise)
+        c, x = self._checked(x, noise)
         # The order is drawn, for x may be sorted; particles return if there are fewer than steps.
         copies = math.ceil(c.steps / len(x))
         order = torch.randperm(copies * len(x), device=x.device) % len(x)
         x_0 = x[order[: len(order) // c.steps * c.steps]].unflatten(0, (c.steps, -1))
         squares, constants = self._divergences(c, x_0, torch.randn_like(x_0), slice(0, c.steps))
         end_square, end = self._prior(c, x)
-        return squares.mean(1).sum() + end_square.mean() + (constants.sum() + end).to(x)
+        return (
+            squares.mean(1).sum()
+            + end_square.mean()
+            + (constants.sum() + end).to(x)
+            + self._volume(x)
+        )
 
     @torch.no_grad()
     def bound_terms(self, x: Tensor, seed: int | None = None) -> BoundTerms:
@@ -222,7 +225,7 @@ class DDPM(DiffFlow):
         where `bound` walks along one path; what can be averaged exactly is. The mean of the sum
         is that of `bound`.
         """
-        c = self._checked(x, None)
+        c, x = self._checked(x, None, seed)
         generator = generator_for(seed, x.device)
         rows = max(1, 32_768 // len(x))  # many steps at once are fast, all of 1000 would be big
         parts = []
@@ -234,7 +237,7 @@ class DDPM(DiffFlow):
             parts.append(squares + constants.to(x)[:, None])
         terms = torch.cat(parts)
         end_square, end = self._prior(c, x)
-        return BoundTerms(terms[0], terms[1:], end_square + end.to(x))
+        return BoundTerms(terms[0] + self._volume(x), terms[1:], end_square + end.to(x))
 
     def _divergences(
         self, c: Schedule, x_0: Tensor, noise: Tensor, steps: slice

@@ -28,9 +28,9 @@ from diffflow_edu.processes.base import (
     check_data,
     check_shape,
     field_like,
-    generator_for,
     standard_normal_log_prob,
 )
+from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
 from diffflow_edu.schedules import Schedule, check_whole
 from diffflow_edu.unet import Size, UNet, check_image_shape
 
@@ -42,6 +42,7 @@ class DiffFlow(Process):
         and trained; they must be deterministic (no dropout), since the adjoint runs them twice.
     schedule: the time grid and step coefficients.
     learn_backward_std: learn one backward standard deviation a step, starting at the schedule's.
+    shape: of one particle, for `sample`; by default what the networks tell, or the data they see.
 
     >>> _ = torch.manual_seed(0)
     >>> model = DiffFlow.mlp(Schedule.log_snr(steps=10))
@@ -56,7 +57,12 @@ class DiffFlow(Process):
     """Of the ODE's field, in the latest `log_prob`."""
 
     def __init__(
-        self, drift: Field, score: Field, schedule: Schedule, learn_backward_std: bool = False
+        self,
+        drift: Field,
+        score: Field,
+        schedule: Schedule,
+        learn_backward_std: bool = False,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         for name, field in (("drift", drift), ("score", score)):
@@ -66,6 +72,8 @@ class DiffFlow(Process):
         self.drift = drift
         self.score = score
         self.schedule = schedule
+        if shape is not None:
+            self.shape = shape
         # log of b_i over the schedule's own b_i; zero is the paper's choice.
         self.log_b_ratio = nn.Parameter(
             torch.zeros(schedule.steps), requires_grad=learn_backward_std
@@ -89,9 +97,7 @@ class DiffFlow(Process):
         options["smooth"] = schedule.noise_process if smooth else None
         drift = MLP(dim, hidden, zero_init=True, **options)
         score = NoisePrediction(MLP(dim, hidden, **options), schedule.noise_process)
-        model = cls(drift, score, schedule, learn_backward_std)
-        model.shape = (dim,)
-        return model
+        return cls(drift, score, schedule, learn_backward_std, shape=(dim,))
 
     @classmethod
     def unet(
@@ -107,9 +113,11 @@ class DiffFlow(Process):
         horizon = float(schedule.times[-1])
         drift = UNet(shape[0], size, zero_init=True, horizon=horizon)
         score = NoisePrediction(UNet(shape[0], size, horizon=horizon), schedule.noise_process)
-        model = cls(drift, score, schedule, learn_backward_std)
-        model.shape = tuple(shape)
-        return model
+        drift.shape = score.shape = tuple(shape)  # a U-Net takes any size: it is told ours
+        return cls(drift, score, schedule, learn_backward_std, shape=tuple(shape))
+
+    # Everything that is asked of a model at one step is in the units of its networks, whatever its
+    # standardisation.
 
     def drift_at(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x, t), like x (B, *shape), at t, 0-d. Raises ValueError for any other shape."""
@@ -168,6 +176,7 @@ class DiffFlow(Process):
         x: Tensor,
         noise: Tensor | None = None,
         gradient: Literal["adjoint", "autograd"] = "adjoint",
+        seed: Seed = None,
     ) -> Tensor:
         """−log p(x) at most, one path a particle, in nats (equations 13 to 16, constants kept).
 
@@ -179,11 +188,17 @@ class DiffFlow(Process):
             torch's global generator. No gradient flows into it.
         gradient: "adjoint" keeps N + 1 states and recomputes each step (Algorithm 2), "autograd"
             keeps everything. Same gradient.
-        Returns (B,). A flexible grid is drawn anew in training mode, and fixed after `eval()`.
+        seed: of the path, that of `encode(x, seed)`, on the model's own grid; the global generator
+            is then left alone. A sequence has one for each particle.
+        Returns (B,). Without a seed a flexible grid is drawn anew in training mode, and fixed after
+        `eval()`. Raises ValueError where both noise and seed are given.
         """
         if gradient not in ("adjoint", "autograd"):
             raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
-        schedule = self._checked(x, noise)
+        schedule, x = self._checked(x, noise, seed)
+        if seed is not None:
+            draw = Normals(seed, x.shape, x)
+            noise = torch.stack([draw() for _ in range(schedule.steps)])
         if gradient == "adjoint":
             return path_bound(self, schedule, x, noise)
 
@@ -198,7 +213,8 @@ class DiffFlow(Process):
 
     def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient."""
-        return path_loss(self, self._checked(x, noise), x, noise)
+        schedule, x = self._checked(x, noise)
+        return path_loss(self, schedule, x, noise)
 
     def log_prob(self, x: Tensor, seed: int | None = None, **options) -> Tensor:
         """log p(x) of the probability flow in nats, by its ODE (equation 17 at λ = 0).
@@ -219,14 +235,22 @@ class DiffFlow(Process):
     def constant(self, schedule: Schedule, x: Tensor) -> Tensor:
         """d Σ log(b_i/s_i) in nats, the part of the bound that no particle changes.
 
-        In the paper's chain the sum telescopes to d log(g_N/g_0).
+        In the paper's chain the sum telescopes to d log(g_N/g_0). A standardisation adds d
+        log(scale).
         """
         b = self.backward_std(schedule)
-        return x[0].numel() * (b / schedule.s).log().sum().to(x)
+        return x[0].numel() * (b / schedule.s).log().sum().to(x) + self._volume(x)
 
-    def _checked(self, x: Tensor, noise: Tensor | None) -> Schedule:
-        """Check the arguments of a bound; the grid to use, fresh in training if it is flexible."""
-        self._check_data(x)
+    def _checked(
+        self, x: Tensor, noise: Tensor | None, seed: Seed = None
+    ) -> tuple[Schedule, Tensor]:
+        """Check the arguments of a bound; the grid to use, fresh in training if it is flexible.
+
+        Returns it with the data in the networks' units.
+        """
+        entered = self._enter(x)
+        if noise is not None and seed is not None:
+            raise ValueError("noise and seed both say which path to take; give one of them")
         if noise is not None:
             wanted = (self.schedule.steps, *x.shape)
             if not isinstance(noise, Tensor) or noise.shape != wanted or noise.dtype != x.dtype:
@@ -234,77 +258,117 @@ class DiffFlow(Process):
                 raise ValueError(
                     f"noise must be a tensor (N, B, *shape) = {wanted} of {x.dtype}, got {got!r}"
                 )
-        return self.schedule.draw() if self.training else self.schedule
+        fresh = self.training and seed is None
+        return self.schedule.draw() if fresh else self.schedule, entered
 
     def _check_data(self, x: Tensor, name: str = "x") -> None:
         # Not the backward std: it stays in its own dtype where the fields are foreign callables.
         check_data(x, (p for p in self.parameters() if p is not self.log_b_ratio), name)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor) -> None:
+    def calibrate(self, x: Tensor, seed: Seed = None) -> None:
         """Set every backward std to the best for this network and the data x (B, *shape).
 
         With the means fixed, the bound d log b_i + E‖x_i − mean_i‖²/(2 b_i²) is least at
         b_i² = E‖x_i − mean_i‖²/d. Estimated from B particles, that costs N/(2B) nats on others:
-        give it many more particles than steps.
+        give it many more particles than steps. seed: of the paths, as in `encode`.
         """
-        path = self.encode(x)
+        x = self._enter(x)
+        draw = Normals(seed, x.shape, x)
         for i in range(self.schedule.steps):
-            error = (path[i] - self.backward_mean(path[i + 1], i)).square().mean()
+            x_next = self.forward_step(x, i, draw())
+            error = (x - self.backward_mean(x_next, i)).square().mean()
             self.log_b_ratio[i] = 0.5 * error.log() - self.schedule.b[i].log()
+            x = x_next
 
     # The particles -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
-        """Carry data x (B, *shape) to noise by equation 11."""
-        self._check_data(x)
-        generator = generator_for(seed, x.device)
-        # One block for all states: a thousand small ones between the networks' temporaries would
-        # leave the heap in pieces, 650 MB for 2000 particles.
-        states = x.new_empty((self.schedule.steps + 1, *x.shape))
-        states[0] = x
+    def encode(
+        self, x: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+    ) -> Trajectory:
+        """Carry data x (B, *shape) to noise by equation 11.
+
+        seed, keep, batch: as in `sample`.
+        """
+        x = self._enter(x)
+        draw, walk = Normals(seed, x.shape, x), Walk(x, self.schedule.steps, keep, batch)
         for i in range(self.schedule.steps):
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            states[i + 1] = self.forward_step(states[i], i, noise)
-        return Trajectory(self.schedule.times.to(x), states)
+            walk.move(lambda x, noise, i=i: self.forward_step(x, i, noise), draw())
+        return self._trajectory(walk)
 
     @torch.no_grad()
     def sample(
         self,
         n: int,
-        seed: int | None = None,
+        seed: Seed = None,
         shape: tuple[int, ...] | None = None,
         lam: float = 1.0,
         last_noise: bool = False,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
     ) -> Trajectory:
         """Carry n particles from N(0, I) to data by equation 12.
 
-        shape: of one particle; by default that of the model's networks, (2,) for your own fields.
+        seed: a whole number decides all of them together, so the first ten of twenty are others
+            than ten alone; a sequence of n has one for each, which then does not depend on n.
+        shape: of one particle; by default that of the model's networks, or of the data it saw.
         lam: λ of equation 17. 1 is the backward SDE, 0 follows the probability flow.
         last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
+        keep: "end" holds the two ends alone, times (0, T), whatever N; batch: how many particles go
+            through the networks at a time. Neither changes a sample, but for rounding by `batch`.
         """
         check_whole("n", n)
         check_lam(lam)
         shape = self.shape if shape is None else shape
         check_shape(shape)
-        like = self.log_b_ratio
-        generator = generator_for(seed, like.device)
-        b = self.backward_std()
+        draw = Normals(seed, (n, *shape), self.log_b_ratio)
+        return self._back(draw(), draw, lam, last_noise, keep, batch)
 
-        def draw() -> Tensor:
-            return torch.randn(
-                (n, *shape), generator=generator, dtype=like.dtype, device=like.device
-            )
+    @torch.no_grad()
+    def decode(
+        self,
+        z: Tensor,
+        seed: Seed = None,
+        lam: float = 1.0,
+        last_noise: bool = False,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
+    ) -> Trajectory:
+        """Carry given noise z (B, *shape) to data by equation 12; `sample` draws its own.
 
-        states = like.new_empty((self.schedule.steps + 1, n, *shape))
-        states[-1] = draw()
+        z: standard noise, such as `encode(x).end`. lam: 0 draws nothing and returns from
+        `samplers.ddim_encode` to the data. seed: of the noise on the way. The others are those of
+        `sample`.
+        """
+        self._check_data(z, "z")
+        check_lam(lam)
+        return self._back(z, Normals(seed, z.shape, z), lam, last_noise, keep, batch)
+
+    def _back(
+        self,
+        z: Tensor,
+        draw: Normals,
+        lam: float,
+        last_noise: bool,
+        keep: Keep,
+        batch: int | None,
+    ) -> Trajectory:
+        b, walk = self.backward_std(), Walk(z, self.schedule.steps, keep, batch, backward=True)
         for i in reversed(range(self.schedule.steps)):
-            x = self.backward_mean(states[i + 1], i, lam=lam)
-            if lam > 0 and (i > 0 or last_noise):
-                x = x + lam * b[i] * draw()
-            states[i] = x
-        return Trajectory(self.schedule.times.to(like), states)
+
+            def step(x: Tensor, noise: Tensor | None, i: int = i) -> Tensor:
+                x = self.backward_mean(x, i, lam=lam)
+                return x if noise is None else x + lam * b[i] * noise
+
+            walk.move(step, draw() if lam > 0 and (i > 0 or last_noise) else None)
+        return self._trajectory(walk)
+
+    def _trajectory(self, walk: Walk) -> Trajectory:
+        """In the units of the data."""
+        return Trajectory(walk.times(self.schedule.times), self._leave(walk.states))
 
 
 def check_lam(lam: float) -> None:
