@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from diffflow_edu import toy
+from diffflow_edu.files import write_whole
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.coupling import CouplingFlow
@@ -36,6 +41,14 @@ KINDS |= {f"diffflow_noise_{budget:g}": DiffFlow.mlp for budget in NOISE_BUDGETS
 IMAGE_KINDS: dict[str, Callable[..., Process]] = {"diffflow": DiffFlow.unet, "ddpm": DDPM.unet}
 
 
+SCHEDULES = ("log_snr", "linear_beta", "cosine", "polynomial", "geometric")
+"""Constructors of `Schedule` that a recipe may name."""
+
+FORMAT = "diffflow_edu"
+"""The key of the metadata of files that `diffflow_edu.save` writes."""
+OTHER_FORMAT = "; diffflow_edu.load reads it"
+
+
 class WeightsError(ValueError):
     """A weights file that cannot be used: truncated, or not one of this package's."""
 
@@ -58,22 +71,44 @@ def build(recipe: dict[str, Any]) -> Process:
     """An untrained model from its recipe: kind, and the arguments of its constructor.
 
     The chains have "schedule" (constructor and arguments) and "learn_backward_std", "hidden" and
-    perhaps "smooth", or for images "size" and "shape"; the others have "model", a dict.
+    perhaps "smooth", or for images "size" and "shape"; the others have "model", a dict. Raises
+    ValueError that names what is missing or unknown.
     """
-    make = KINDS[recipe["kind"]]
+    return _maker(recipe)()
+
+
+def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
+    """What builds the model of a recipe, whose schedule is made already."""
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe must be a dict, got {type(recipe).__name__}")
+    kind = _part(recipe, "kind")
+    kinds = IMAGE_KINDS if "size" in recipe else KINDS
+    if kind not in kinds:
+        raise ValueError(f"kind in the recipe must be of {', '.join(kinds)}, got {kind!r}")
     if "model" in recipe:
-        return make(**recipe["model"])
-    constructor, arguments = recipe["schedule"]
+        return partial(kinds[kind], **recipe["model"])
+    constructor, arguments = _part(recipe, "schedule")
+    if constructor not in SCHEDULES:
+        raise ValueError(f"schedule must be of {', '.join(SCHEDULES)}, got {constructor!r}")
     schedule = getattr(Schedule, constructor)(**arguments)
+    learned = _part(recipe, "learn_backward_std")
     if "size" in recipe:
-        make = IMAGE_KINDS[recipe["kind"]]
-        return make(schedule, tuple(recipe["shape"]), recipe["size"], recipe["learn_backward_std"])
-    return make(
+        return partial(
+            kinds[kind], schedule, tuple(_part(recipe, "shape")), recipe["size"], learned
+        )
+    return partial(
+        kinds[kind],
         schedule,
-        hidden=recipe["hidden"],
-        learn_backward_std=recipe["learn_backward_std"],
+        hidden=_part(recipe, "hidden"),
+        learn_backward_std=learned,
         smooth=recipe.get("smooth", False),
     )
+
+
+def _part(recipe: dict[str, Any], name: str) -> Any:  # noqa: ANN401
+    if name not in recipe:
+        raise ValueError(f"the recipe lacks {name!r}; it has {', '.join(map(repr, recipe))}")
+    return recipe[name]
 
 
 def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
@@ -109,20 +144,54 @@ pretrained.names = names
 
 def save_model(path: Path, model: Process, card: dict[str, Any]) -> None:
     """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing."""
-    temporary = path.with_name(path.name + ".part")
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    temporary.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
-    temporary.replace(path)
+    write_whole(path, save(tensors, metadata={"card": json.dumps(card)}))
 
 
 def load(path: Path) -> Process:
-    """The model in a safetensors file written by `save_model`, in eval mode."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = json.loads(file.metadata()["card"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = build(card["recipe"])
+    """The model in a safetensors file written by `save_model`, in eval mode.
+
+    Raises WeightsError for a file that is not there, is truncated, or holds other weights than its
+    recipe says; the latter before anything of a size that only the recipe claims is made.
+    """
+    metadata, weights = read_weights(path)
+    with unusable(path):
+        if "card" not in metadata:
+            raise ValueError("it has no card" + OTHER_FORMAT * (FORMAT in metadata))
+        card = json.loads(metadata["card"])
+        if not isinstance(card, dict):
+            raise ValueError(f"its card must be a dict, got {type(card).__name__}")
+        recipe = _part(card, "recipe")
+        check_claims(recipe, weights)
+        make = _maker(recipe)
+        # Not for our own, since torch takes a second to learn about tensors without memory; nor for
+        # an ncsn, whose noise levels are numbers.
+        if Path(path).parent != FOLDER and recipe["kind"] != "ncsn":
+            with torch.device("meta"):
+                check_shapes(make(), weights)
+        model = make()
         model.load_state_dict(weights)
+    model.card = card
+    return model.eval()
+
+
+def read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file. Raises WeightsError."""
+    path = Path(path)
+    if not path.exists():
+        beside = [file.name for file in path.parent.glob("*.safetensors")]
+        near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.3)
+        hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
+        raise WeightsError(f"weights file {path} cannot be used: it does not exist.{hint}")
+    with unusable(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def unusable(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a WeightsError that names it."""
+    try:
+        yield
     except (
         SafetensorError,
         OSError,
@@ -131,13 +200,45 @@ def load(path: Path) -> Process:
         TypeError,
         ValueError,
         RuntimeError,
+        ArithmeticError,
     ) as error:
+        what = f"{error.args[0]!r} is missing or unknown" if type(error) is KeyError else error
         raise WeightsError(
-            f"weights file {path} cannot be used: {error}. It may be truncated or of another "
-            "version; reinstall the package, or make it anew with benchmarks/train_zoo.py."
+            f"weights file {path} cannot be used: {what}. It may be truncated or of another "
+            "version: make it anew, or reinstall the package where it came with it."
         ) from error
-    model.card = card
-    return model.eval()
+
+
+def check_claims(claims: Any, weights: dict[str, Tensor]) -> None:  # noqa: ANN401
+    """Raise a ValueError unless every whole number in a file's own words may be true of it.
+
+    None is larger than the numbers that the file holds (or 10 000, for what is no size of a
+    tensor), and there are no more layers than tensors.
+    """
+    largest = max(10_000, sum(value.numel() for value in weights.values()))
+    waiting = [("recipe", claims)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, int):
+            most = len(weights) if name in ("layers", "depth", "blocks") else largest
+            if abs(value) > most:
+                raise ValueError(f"{name} is {value}, and the file holds {most} at most")
+
+
+def check_shapes(model: Process, weights: dict[str, Tensor]) -> None:
+    """Raise a ValueError unless the weights are of the names and shapes that the model has."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in {**wanted, **got}:
+        if wanted.get(name) != got.get(name):
+            raise ValueError(
+                f"size mismatch for {name}: {got.get(name, 'absent')} in the file, "
+                f"{wanted.get(name, 'absent')} by its recipe"
+            )
 
 
 def _one_of(argument: str, value: str, known: set[str]) -> None:
