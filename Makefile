@@ -7,6 +7,7 @@ LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)# Jupyter refuses to s
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+SETTINGS := $(shell find tools/jupyter -type f)
 
 .DEFAULT_GOAL := help
 .PHONY: help env lab test lint unit nbval notebooks format clean
@@ -22,11 +23,13 @@ help:
 	@echo "make clean      remove .venv, builds and caches"
 
 # The stamp makes it idempotent: pip runs again only when the dependencies may have changed.
-$(STAMP): pyproject.toml $(CONSTRAINTS)
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(SETTINGS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0])'
 	@echo "==> building .venv (about 2 GB and a minute or more, once)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[lab,test]"
+	mkdir -p .venv/etc/jupyter
+	cp -R tools/jupyter/. .venv/etc/jupyter/
 	@touch $(STAMP)
 
 env: $(STAMP)

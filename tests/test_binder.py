@@ -38,6 +38,13 @@ def test_binder_installs_after_the_repository_is_there(dry_run: str):
     assert dry_run.index("pip install --no-cache-dir -r") > copied
 
 
+def test_binder_runs_jupyter_with_the_settings_of_make_lab(dry_run: str):
+    assert "RUN ./binder/postBuild" in dry_run
+    script = (ROOT / "binder" / "postBuild").read_text()
+    assert "cp -R tools/jupyter/. " in script
+    assert "cp -R tools/jupyter/. .venv/etc/jupyter/" in (ROOT / "Makefile").read_text()
+
+
 def test_binder_installs_the_package_under_the_pins():
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
     assert "." in lines
