@@ -35,6 +35,7 @@ from diffflow_edu.processes.ode import (
     integrate,
     learned,
 )
+from diffflow_edu.processes.walk import Keep, Normals, Seed, check_keep, check_seeds
 from diffflow_edu.schedules import check_whole
 
 SLOWER = 20.0
@@ -56,8 +57,10 @@ class CNF(Process):
     kinetic, jacobian: weights of the regularisers ∫‖f‖² dt and ∫‖∂f/∂x‖²_F dt in `loss` (RNODE,
         Finlay et al. 2020); straight paths and tame Jacobians need fewer evaluations.
     frames: steps of the Trajectories.
+    shape: of one particle, for `sample`; by default what the network tells, or the data it sees.
 
-    `evaluations` counts the drift's calls in the latest pass, each for the whole batch.
+    `evaluations` counts the drift's calls in the latest pass, each for the whole batch; where
+    particles were carried in several batches, the calls of all.
 
     >>> _ = torch.manual_seed(0)
     >>> model = CNF.mlp(hidden=16)
@@ -80,6 +83,7 @@ class CNF(Process):
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         frames: int = 30,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         if not callable(drift):
@@ -109,6 +113,8 @@ class CNF(Process):
         self.kinetic, self.jacobian = float(kinetic), float(jacobian)
         self.frames = frames
         self.evaluations = 0
+        if shape is not None:
+            self.shape = shape
 
     @classmethod
     def mlp(
@@ -131,9 +137,7 @@ class CNF(Process):
         _check_horizon(horizon)
         slow = SLOWER * float(horizon)
         net = MLP(dim, hidden, frequencies=frequencies, zero_init=True, horizon=slow)
-        model = cls(net, train_steps=train_steps, **options)
-        model.shape = (dim,)
-        return model
+        return cls(net, train_steps=train_steps, **{"shape": (dim,), **options})
 
     def extra_repr(self) -> str:
         """What `print(model)` shows beside the network."""
@@ -155,8 +159,9 @@ class CNF(Process):
         x: (B, *shape). seed: of Hutchinson's probes; None takes torch's global generator.
         Returns (B,), exact to the solver's tolerance, or an unbiased estimate of it.
         """
-        end = self._flow(x, self.solver, generator_for(seed, _device(x)))
-        return standard_normal_log_prob(end.states[-1]) + end.log_det[-1]
+        x = self._enter(x)
+        end = self._flow(x, self.solver, generator_for(seed, x.device))
+        return standard_normal_log_prob(end.states[-1]) + end.log_det[-1] - self._volume(x)
 
     def bound(self, x: Tensor, seed: int | None = None) -> Tensor:
         """−log p(x) in nats: a flow's bound is tight. x: (B, *shape). Returns (B,)."""
@@ -164,11 +169,14 @@ class CNF(Process):
 
     def loss(self, x: Tensor) -> Tensor:
         """Mean −log p(x) plus the regularisers, 0-d; in `train_steps` steps of rk4 if training."""
+        x = self._enter(x)
         fixed = self.training and self.train_steps is not None
         solver = Solver("rk4", steps=self.train_steps) if fixed else self.solver
         penalties = self.kinetic > 0 or self.jacobian > 0
         end = self._flow(x, solver, None, penalties)
-        loss = -(standard_normal_log_prob(end.states[-1]) + end.log_det[-1]).mean()
+        loss = -(standard_normal_log_prob(end.states[-1]) + end.log_det[-1]).mean() + self._volume(
+            x
+        )
         if penalties:
             loss = loss + (self.kinetic * end.kinetic + self.jacobian * end.jacobian).mean()
         return loss
@@ -180,8 +188,7 @@ class CNF(Process):
         generator: torch.Generator | None,
         penalties: bool = False,
     ) -> Solution:
-        """From data to noise, with the trace."""
-        self._check_data(x)
+        """From data in the network's units to noise, with the trace."""
         exact = self.trace == "exact" or (self.trace is None and x[0].numel() <= LARGEST_EXACT)
         probes = None if exact else draw_probes(x, self.probes, self.probe, generator)
         gradient = self.gradient or ("adjoint" if solver.adaptive else "direct")
@@ -207,54 +214,98 @@ class CNF(Process):
 
     @torch.no_grad()
     def encode(
-        self, x: Tensor, seed: int | None = None, times: Sequence[float] | Tensor | None = None
+        self,
+        x: Tensor,
+        seed: Seed = None,
+        times: Sequence[float] | Tensor | None = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
     ) -> Trajectory:
         """Carry data x (B, *shape) to noise. Nothing is random: seed is there for all processes.
 
         times: (K,) rising from 0 to T, where to look; by default frames + 1 equally spaced ones.
+        keep, batch: as in `sample`.
         """
-        self._check_data(x)
-        return self._carry(x, self._times(times))
+        x = self._enter(x)
+        check_seeds(seed, len(x))
+        return self._carry(x, self._times(times), keep, batch)
 
     @torch.no_grad()
     def sample(
         self,
         n: int,
-        seed: int | None = None,
+        seed: Seed = None,
         shape: tuple[int, ...] | None = None,
         times: Sequence[float] | Tensor | None = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
     ) -> Trajectory:
         """Carry n particles from N(0, I) back to data, by the same ODE.
 
-        shape: of one particle; by default that of the model's network, (2,) for your own drift.
+        seed: a whole number decides all of them together, so the first ten of twenty are others
+            than ten alone; a sequence of n has one for each, which then does not depend on n.
+        shape: of one particle; by default that of the model's network, or of the data it saw.
         times: as in `encode`.
+        keep: "end" holds the two ends alone, times (0, T). batch: how many particles are integrated
+            at a time. An adaptive solver chooses its steps for all that it carries together, so a
+            batch, like company, changes a particle up to the solver's tolerance.
         """
         check_whole("n", n)
         shape = self.shape if shape is None else shape
         check_shape(shape)
         like = next(self.parameters(), torch.empty(0))
-        x = torch.randn(
-            (n, *shape),
-            generator=generator_for(seed, like.device),
-            dtype=like.dtype,
-            device=like.device,
-        )
-        return self.decode(x, times)
+        draw = Normals(seed, (n, *shape), like)
+        return self._carry(draw(), self._times(times).flip(0), keep, batch)
 
     @torch.no_grad()
-    def decode(self, x: Tensor, times: Sequence[float] | Tensor | None = None) -> Trajectory:
-        """Carry given noise x (B, *shape) back to data: the inverse of `encode`."""
-        self._check_data(x)
-        return self._carry(x, self._times(times).flip(0))
+    def decode(
+        self,
+        z: Tensor,
+        seed: Seed = None,
+        times: Sequence[float] | Tensor | None = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
+    ) -> Trajectory:
+        """Carry given noise z (B, *shape) back to data: the inverse of `encode`.
 
-    def _carry(self, x: Tensor, times: Tensor) -> Trajectory:
-        solution = integrate(
-            self.drift_at, x, times, self.solver, with_divergence=False, kinks=self._kinks()
-        )
-        self.evaluations = solution.evaluations
+        Nothing is random: seed is there for all processes. The others are those of `sample`.
+        """
+        self._check_data(z, "z")
+        check_seeds(seed, len(z))
+        return self._carry(z, self._times(times).flip(0), keep, batch)
+
+    def _carry(self, x: Tensor, times: Tensor, keep: Keep, batch: int | None) -> Trajectory:
+        """From times[0] to times[-1], whichever way; leaves in the units of the data."""
+        check_keep(keep, batch)
+        times = times.to(x)
+        legs = [times]
+        if keep == "end":
+            # Fixed steps meet every time asked for; adaptive ones only look at them in passing.
+            legs = [times[[0, -1]]] if self.solver.adaptive else times.unfold(0, 2, 1)
+        carried, evaluations = [], 0
+        for part in x.split(batch or len(x)):
+            first = part
+            for leg in legs:
+                solution = integrate(
+                    self.drift_at,
+                    part,
+                    leg,
+                    self.solver,
+                    with_divergence=False,
+                    kinks=self._kinks(),
+                )
+                part = solution.states[-1]
+                evaluations += solution.evaluations
+            carried.append(solution.states if keep == "all" else torch.stack([first, part]))
+        self.evaluations = evaluations
+        states = carried[0] if len(carried) == 1 else torch.cat(carried, 1)
+        times = times if keep == "all" else times[[0, -1]]
         if times[0] > times[-1]:
-            return Trajectory(solution.times.flip(0), solution.states.flip(0))
-        return Trajectory(solution.times, solution.states)
+            times, states = times.flip(0), states.flip(0)
+        return Trajectory(times, self._leave(states))
 
     def _kinks(self) -> Tensor | None:
         """Times at which the drift has a bend, for the solver; a smooth network has none."""
@@ -275,7 +326,3 @@ class CNF(Process):
 def _check_horizon(T: float) -> None:
     if not (isinstance(T, Real) and T > 0 and math.isfinite(T)):
         raise ValueError(f"T must be positive and finite, got {T!r}")
-
-
-def _device(x: Tensor) -> torch.device:
-    return x.device if isinstance(x, Tensor) else torch.device("cpu")

@@ -20,9 +20,9 @@ from diffflow_edu.processes.base import (
     Process,
     Trajectory,
     check_particles,
-    generator_for,
     standard_normal_log_prob,
 )
+from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk, check_seeds
 from diffflow_edu.schedules import check_whole
 
 LARGEST_LOG_SCALE = 3.0
@@ -150,8 +150,11 @@ class CouplingFlow(Process):
         )
 
     def to_noise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole chain. x: (B, dim). Returns z (B, dim) and log|det ∂z/∂x| (B,)."""
-        self._check(x, "x")
+        """The whole chain. x: (B, dim). Returns z (B, dim) and log|det ∂z/∂x| (B,).
+
+        x is in the units of the layers, also where the flow keeps a standardisation.
+        """
+        self._check_data(x)
         total = x.new_zeros(len(x))
         for layer in self.layers:
             x, log_det = layer(x)
@@ -160,58 +163,85 @@ class CouplingFlow(Process):
 
     def to_data(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The chain run back. z: (B, dim). Returns x (B, dim) and log|det ∂x/∂z| (B,)."""
-        self._check(z, "z")
+        self._check_data(z, "z")
         total = z.new_zeros(len(z))
         for layer in reversed(self.layers):
             z, log_det = layer.inverse(z)
             total = total + log_det
         return z, total
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) = log N(z; 0, I) + log|det ∂z/∂x|, exact, in nats. x: (B, dim). Returns (B,)."""
-        z, log_det = self.to_noise(x)
-        return standard_normal_log_prob(z) + log_det
+    def log_prob(self, x: Tensor, seed: Seed = None) -> Tensor:
+        """log p(x) = log N(z; 0, I) + log|det ∂z/∂x|, exact, in nats. x: (B, dim). Returns (B,).
 
-    def bound(self, x: Tensor) -> Tensor:
-        """−log p(x) itself, in nats. x: (B, dim). Returns (B,)."""
-        return -self.log_prob(x)
+        Nothing is random: seed is there for all processes, and not used.
+        """
+        x = self._enter(x)
+        check_seeds(seed, len(x))
+        z, log_det = self.to_noise(x)
+        return standard_normal_log_prob(z) + log_det - self._volume(x)
+
+    def bound(self, x: Tensor, seed: Seed = None) -> Tensor:
+        """−log p(x) itself, in nats. x: (B, dim). Returns (B,). seed: not used."""
+        return -self.log_prob(x, seed)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
-        """Carry data x (B, dim) to noise, one state a layer. Nothing is drawn: seed is not used."""
-        self._check(x, "x")
-        states = [x]
+    def encode(
+        self, x: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+    ) -> Trajectory:
+        """Carry data x (B, dim) to noise, one state a layer. Nothing is drawn: seed is not used.
+
+        keep, batch: as in `sample`.
+        """
+        x = self._enter(x)
+        check_seeds(seed, len(x))
+        walk = Walk(x, len(self.layers), keep, batch)
         for layer in self.layers:
-            states.append(layer(states[-1])[0])
-        return self._trajectory(states)
+            walk.move(lambda x, layer=layer: layer(x)[0])
+        return self._trajectory(walk)
 
     @torch.no_grad()
     def sample(
-        self, n: int, seed: int | None = None, shape: tuple[int, ...] | None = None
+        self,
+        n: int,
+        seed: Seed = None,
+        shape: tuple[int, ...] | None = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
     ) -> Trajectory:
-        """Draw n particles from N(0, I) and carry them to data. shape: (dim,), if it is given."""
+        """Draw n particles from N(0, I) and carry them to data.
+
+        seed: a whole number decides all of them together, so the first ten of twenty are others
+            than ten alone; a sequence of n has one for each, which then does not depend on n.
+        shape: (dim,), if it is given.
+        keep: "end" holds the two ends alone, times (0, 1); batch: how many particles go through a
+            layer at a time. Neither changes a sample, but for rounding by `batch`.
+        """
         check_whole("n", n)
         if shape is not None and not (isinstance(shape, Sequence) and tuple(shape) == self.shape):
             raise ValueError(f"shape must be that of the flow, {self.shape}, got {shape!r}")
-        like = self.layers[0].shift
-        generator = generator_for(seed, like.device)
-        z = torch.randn((n, *self.shape), generator=generator, dtype=like.dtype, device=like.device)
-        return self.decode(z)
+        draw = Normals(seed, (n, *self.shape), self.layers[0].shift)
+        return self.decode(draw(), keep=keep, batch=batch)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Trajectory:
-        """Carry given noise z (B, dim) back to data: the inverse of `encode`."""
-        self._check(z, "z")
-        states = [z]
+    def decode(
+        self, z: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+    ) -> Trajectory:
+        """Carry given noise z (B, dim) back to data: the inverse of `encode`. seed: not used."""
+        self._check_data(z, "z")
+        check_seeds(seed, len(z))
+        walk = Walk(z, len(self.layers), keep, batch, backward=True)
         for layer in reversed(self.layers):
-            states.append(layer.inverse(states[-1])[0])
-        return self._trajectory(states[::-1])
+            walk.move(lambda z, layer=layer: layer.inverse(z)[0])
+        return self._trajectory(walk)
 
-    def _trajectory(self, states: list[Tensor]) -> Trajectory:
-        times = torch.linspace(0, 1, len(states), dtype=states[0].dtype, device=states[0].device)
-        return Trajectory(times, torch.stack(states))
+    def _trajectory(self, walk: Walk) -> Trajectory:
+        """In the units of the data."""
+        like = walk.states
+        times = torch.linspace(0, 1, len(self.layers) + 1, dtype=like.dtype, device=like.device)
+        return Trajectory(walk.times(times), self._leave(walk.states))
 
-    def _check(self, x: Tensor, name: str) -> None:
+    def _check_data(self, x: Tensor, name: str = "x") -> None:
         check_particles(x, name)
         if x.shape[1:] != self.shape:
             raise ValueError(f"{name} must have shape (B, {self.shape[0]}), got {tuple(x.shape)}")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Literal
 
@@ -41,6 +42,7 @@ from diffflow_edu.processes.between import Between, How
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.diffflow import DiffFlow, check_lam
 from diffflow_edu.processes.ode import Solver, divergence, jacobian
+from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
 from diffflow_edu.schedules import Schedule, check_positive, check_time, check_whole
 
 SMALLEST = 1e-8
@@ -65,6 +67,7 @@ def family_drift(
 ) -> Tensor:
     """F − ½(1 + λ²) g² s at x (B, *shape) and t, 0-d: the drift of the λ family. Like x.
 
+    x is in the units of the networks, whatever the model's standardisation, as for `drift_at`.
     between: how f and s are known between the grid's times, see `Between`.
     Raises ValueError for what is no model or no particles, for t outside (0, T], and for a bad λ.
     """
@@ -84,11 +87,14 @@ def sample_family(
     n: int,
     lam: float = 1.0,
     substeps: int = 10,
-    seed: int | None = None,
+    seed: Seed = None,
     shape: tuple[int, ...] | None = None,
     noise: Tensor | None = None,
     last_noise: bool = False,
     between: How | None = None,
+    *,
+    keep: Keep = "all",
+    batch: int | None = None,
 ) -> Trajectory:
     """Carry n particles from N(0, I) to data along the λ family, in fine steps.
 
@@ -101,7 +107,7 @@ def sample_family(
 
     lam: λ ≥ 0; 0 is the probability flow, without noise. noise: (n, *shape), where to start; by
     default it is drawn. last_noise: whether the last substep adds noise. between: how f and s are
-    known between the grid's times, see `Between`.
+    known between the grid's times, see `Between`. seed, keep, batch: as for `DiffFlow.sample`.
     Returns a Trajectory at the schedule's N + 1 times. Raises ValueError for a bad λ or substeps,
     and for noise that is no float tensor of this shape in the dtype of the model's networks.
     """
@@ -116,15 +122,10 @@ def sample_family(
         if noise.shape != (n, *shape):
             raise ValueError(f"noise must have shape {(n, *shape)}, got {tuple(noise.shape)}")
     like = model.log_b_ratio if noise is None else noise
-    generator = generator_for(seed, like.device)
-    fields = Between(model, between)
-
-    def draw() -> Tensor:
-        return torch.randn((n, *shape), generator=generator, dtype=like.dtype, device=like.device)
+    fields, draw = Between(model, between), Normals(seed, (n, *shape), like)
 
     sde, grid = model.schedule.noise_process, model.schedule.times
-    x = draw() if noise is None else noise
-    states = [x]
+    walk = Walk(draw() if noise is None else noise, model.schedule.steps, keep, batch, True)
     for i in reversed(range(model.schedule.steps)):
         share = torch.linspace(0, 1, substeps + 1, dtype=torch.float64)
         times = torch.lerp(grid[i], grid[i + 1], share)
@@ -135,13 +136,22 @@ def sample_family(
         h = sde.gain(0.5 * (times[1:] + times[:-1])) * times.diff()
         std = lam * variance.sqrt()
         for j in reversed(range(substeps)):
-            t = times[j + 1].to(x)
-            drift, score = fields.drift(x, t), fields.score(x, t)
-            x = (x - float(h[j]) * drift + float(pull[j]) * score) / float(k[j])
-            if lam > 0 and (i > 0 or j > 0 or last_noise):
-                x = x + float(std[j]) * draw()
-        states.append(x)
-    return Trajectory(grid.to(x), torch.stack(states[::-1]))
+            numbers = (float(values[j]) for values in (h, pull, k, std))
+            step = partial(_substep, fields, times[j + 1], tuple(numbers))
+            noisy = lam > 0 and (i > 0 or j > 0 or last_noise)
+            onward = walk.move if j == substeps - 1 else walk.stay
+            onward(step, draw() if noisy else None)
+    return Trajectory(walk.times(grid), model._leave(walk.states))
+
+
+def _substep(
+    fields: Between, t: Tensor, numbers: tuple[float, ...], x: Tensor, z: Tensor | None
+) -> Tensor:
+    """One substep of `sample_family` from t, 0-d; numbers: its h, pull, k and std."""
+    h, pull, k, std = numbers
+    drift, score = fields.drift(x, t.to(x)), fields.score(x, t.to(x))
+    x = (x - h * drift + pull * score) / k
+    return x if z is None else x + std * z
 
 
 def fokker_planck_residual(
@@ -311,8 +321,8 @@ class ProbabilityFlow(CNF):
             return None
         return ((fields.times - start) / (horizon - start)).clamp(0, 1).sqrt()
 
-    def _carry(self, x: Tensor, times: Tensor) -> Trajectory:
-        path = super()._carry(x, times)
+    def _carry(self, x: Tensor, times: Tensor, keep: Keep, batch: int | None) -> Trajectory:
+        path = super()._carry(x, times, keep, batch)
         return Trajectory(self.drift.time(path.times), path.states)
 
 
