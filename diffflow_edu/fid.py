@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffflow_edu.devices import double
 from diffflow_edu.schedules import check_whole
 
 FOLDER = Path(__file__).parent / "weights" / "features"
@@ -160,7 +161,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         )
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("a and b must be finite")
-    a, b = a.double(), b.double()
+    a, b = double(a), double(b)
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
     # tr (Σ_a Σ_b)^{1/2} = tr (√Σ_a Σ_b √Σ_a)^{1/2}, of a symmetric matrix.
     values, vectors = torch.linalg.eigh(cov_a)

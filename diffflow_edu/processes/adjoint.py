@@ -188,7 +188,7 @@ def _reverse_sweep(
             cotangents.append(incoming * (-chain.e[i] / chain.k[i]))
 
         adjoint = _pull_back(outputs, cotangents, x, parameters, adjoint, grads)
-    return backward, _Gradients(adjoint, torch.stack(grad_b[::-1]).double().cpu(), grads)
+    return backward, _Gradients(adjoint, torch.stack(grad_b[::-1]).cpu().double(), grads)
 
 
 def _pull_back(
@@ -279,7 +279,9 @@ class _PathLoss(torch.autograd.Function):
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivatives()
         found = iter(ctx.saved_tensors)
-        grads = [weight * next(found) if has else None for has in ctx.has_gradient]
+        # The gradient of b lives on the CPU, as b does.
+        here = (next(found) if has else None for has in ctx.has_gradient)
+        grads = [None if grad is None else weight.to(grad.device) * grad for grad in here]
         return None, None, None, *grads
 
 

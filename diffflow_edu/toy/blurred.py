@@ -43,7 +43,7 @@ def blurred_log_prob(density: Density, x: Tensor, sigma: float) -> Tensor:
         log_p = density._in_chunks(lambda raw: _rings(density, raw, raw_sigma), x)
     else:
         log_p = density._in_chunks(lambda raw: _boxes(density, raw, raw_sigma), x)
-    return (log_p + 2 * math.log(density.scale)).to(x.dtype)
+    return (log_p + 2 * math.log(density.scale)).to(x)
 
 
 def _rings(rings: Rings, raw: Tensor, sigma: float) -> Tensor:
