@@ -38,6 +38,11 @@ def check_fields(fields: Mapping[str, DiffFlow], panels: Mapping[str, Trajectory
             raise ValueError(
                 f"fields[{name!r}] must be a DDPM or a DiffFlow, got {type(model).__name__}"
             )
+        if model.standardised:
+            raise ValueError(
+                f"fields[{name!r}] must be a model without a standardisation: its fields live in "
+                "standardised units, its particles in those of the data"
+            )
         if model.schedule.steps != len(panels[name]) - 1:
             raise ValueError(
                 f"fields[{name!r}] must have as many steps as its panel, "

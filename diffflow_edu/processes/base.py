@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -158,24 +158,60 @@ class Process(nn.Module):
     _shape: tuple[int, ...] | None = None
     _seen: tuple[int, ...] | None = None
 
-    def bound(self, x: Tensor) -> Tensor:
-        """An upper bound on −log p(x), or its value, in nats. x: (B, *shape). Returns (B,)."""
+    def bound(self, x: Tensor, seed: int | Sequence[int] | None = None) -> Tensor:
+        """An upper bound on −log p(x), or its value, in nats. x: (B, *shape). Returns (B,).
+
+        seed: of what is drawn, with the global generator left alone; None draws from that.
+        """
         raise NotImplementedError
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats. x: (B, *shape). Returns (B,)."""
+    def log_prob(self, x: Tensor, seed: int | None = None) -> Tensor:
+        """log p(x) in nats. x: (B, *shape). Returns (B,). seed: of what is drawn."""
         raise NotImplementedError(f"{type(self).__name__} has no log_prob")
 
     def loss(self, x: Tensor) -> Tensor:
         """What `fit` minimises: an estimate of the mean of `bound`, a 0-d tensor in nats."""
         return self.bound(x).mean()
 
-    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
-        """Carry data x (B, *shape) to noise."""
+    def encode(
+        self,
+        x: Tensor,
+        seed: int | Sequence[int] | None = None,
+        *,
+        keep: Literal["all", "end"] = "all",
+        batch: int | None = None,
+    ) -> Trajectory:
+        """Carry data x (B, *shape) to noise. seed, keep, batch: as in `sample`."""
         raise NotImplementedError
 
-    def sample(self, n: int, seed: int | None = None, shape: tuple[int, ...] = (2,)) -> Trajectory:
-        """Carry n particles of the given shape from noise to data."""
+    def sample(
+        self,
+        n: int,
+        seed: int | Sequence[int] | None = None,
+        shape: tuple[int, ...] | None = None,
+        *,
+        keep: Literal["all", "end"] = "all",
+        batch: int | None = None,
+    ) -> Trajectory:
+        """Carry n particles of the given shape from noise to data.
+
+        seed: a whole number decides all of them together, so the first ten of twenty are others
+            than ten alone; a sequence of n has one for each, which then does not depend on n.
+        shape: of one particle, by default the model's.
+        keep: "end" holds the two ends alone, in the memory of two states.
+        batch: how many particles go through the networks at a time.
+        """
+        raise NotImplementedError
+
+    def decode(
+        self,
+        z: Tensor,
+        seed: int | Sequence[int] | None = None,
+        *,
+        keep: Literal["all", "end"] = "all",
+        batch: int | None = None,
+    ) -> Trajectory:
+        """Carry given noise z (B, *shape) to data. The others are those of `sample`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ and walks from the widest blur, where there is a single mode, to the narrowest.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from diffflow_edu.processes.base import (
     Trajectory,
     check_particles,
     check_shape,
-    generator_for,
 )
 from diffflow_edu.processes.score_matching import score_at
+from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
 from diffflow_edu.schedules import (
     LogSNR,
     NoiseProcess,
@@ -40,16 +41,21 @@ def langevin(
     x: Tensor,
     step: float,
     steps: int,
-    seed: int | None = None,
+    seed: Seed = None,
     t: float = 0.0,
     every: int = 1,
+    *,
+    keep: Keep = "all",
+    batch: int | None = None,
 ) -> Trajectory:
     """Unadjusted Langevin dynamics: x ← x + ε s(x, t) + √(2ε) z, `steps` times.
 
     score: a callable (x, t). x: where the particles begin, (B, *shape). step: ε > 0, in squared
     units of x; the samples come out too wide by a share of about ε/(4 v) along a direction of
     variance v, and for ε ≥ 2 v they run away. t: passed to the score, which is the same at every
-    step. every: keep one state in so many, to save memory; must divide `steps`.
+    step. every: keep one state in so many, to save memory; must divide `steps`. keep: "end" holds
+    the first and the last state alone. seed (one for all, or one a particle), batch: as for
+    `DiffFlow.sample`.
 
     Returns a Trajectory of steps/every + 1 states in the house's direction, data first: `start` is
     the *last* state, which looks like data, `end` the given x; times rise from 0 by ε a step, so
@@ -68,21 +74,16 @@ def langevin(
     check_whole("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
-    generator = generator_for(seed, x.device)
-    states = [x]
-    for i in range(1, steps + 1):
-        x = langevin_step(score, x, step, t, generator)
-        if i % every == 0:
-            states.append(x)
-    times = torch.arange(len(states), dtype=x.dtype, device=x.device) * (step * every)
-    return Trajectory(times, torch.stack(states[::-1]))
+    draw, walk = Normals(seed, x.shape, x), Walk(x, steps // every, keep, batch, backward=True)
+    for i in range(steps):
+        onward = walk.move if i % every == 0 else walk.stay
+        onward(lambda x, z: langevin_step(score, x, step, t, z), draw())
+    times = torch.arange(steps // every + 1, dtype=x.dtype, device=x.device) * (step * every)
+    return Trajectory(walk.times(times), walk.states)
 
 
-def langevin_step(
-    score: Field, x: Tensor, step: float, t: float | Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """x + ε s(x, t) + √(2ε) z: one step of Langevin dynamics, like x (B, *shape)."""
-    z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+def langevin_step(score: Field, x: Tensor, step: float, t: float | Tensor, z: Tensor) -> Tensor:
+    """x + ε s(x, t) + √(2ε) z: one step of Langevin dynamics, like x (B, *shape), z ~ N(0, I)."""
     return x + step * score_at(score, x, t).to(x) + (2 * step) ** 0.5 * z
 
 
@@ -181,6 +182,7 @@ class NCSN(Process):
         distance (Song and Ermon 2020, technique 1).
     langevin_steps: K, steps a level. langevin_step: a step of level i is ε_i = langevin_step · σ_i²
         long; below 2, or the walk runs away.
+    shape: of one particle, for `sample`; by default what the network tells, or the data it sees.
 
     A sample costs `evaluations` = L K + 1 network evaluations.
 
@@ -198,6 +200,7 @@ class NCSN(Process):
         sigma_max: float = 4.0,
         langevin_steps: int = 10,
         langevin_step: float = 0.2,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         _check_callable("score", score)
@@ -209,6 +212,8 @@ class NCSN(Process):
         self.schedule = variance_exploding(levels, sigma_min, sigma_max)
         self.langevin_steps = langevin_steps
         self.langevin_step = langevin_step
+        if shape is not None:
+            self.shape = shape
 
     @classmethod
     def mlp(
@@ -226,9 +231,7 @@ class NCSN(Process):
         """
         noise = variance_exploding(levels, sigma_min, sigma_max).noise_process
         score = RescaledNoisePrediction(MLP(dim, hidden), noise)
-        model = cls(score, levels, sigma_min, sigma_max, **options)
-        model.shape = (dim,)
-        return model
+        return cls(score, levels, sigma_min, sigma_max, **{"shape": (dim,), **options})
 
     @property
     def sigmas(self) -> Tensor:
@@ -242,7 +245,7 @@ class NCSN(Process):
 
     # The objective -------------------------------------------------------------------------------
 
-    def bound(self, x: Tensor) -> Tensor:
+    def bound(self, x: Tensor, seed: Seed = None) -> Tensor:
         """Raises NotImplementedError: annealed Langevin dynamics has no tractable likelihood."""
         raise NotImplementedError(
             "NCSN has no bound on −log p: it is trained by denoising score matching and sampled by "
@@ -258,7 +261,7 @@ class NCSN(Process):
         towards the error that even the exact score makes. x: (B, *shape). Every particle visits one
         level, drawn in equal shares.
         """
-        self._check_data(x)
+        x = self._enter(x)
         levels = self.schedule.steps
         # The order is drawn, for x may be sorted; particles return if there are fewer than levels.
         copies = -(-levels // len(x))
@@ -279,47 +282,80 @@ class NCSN(Process):
     # The particles -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Tensor, seed: int | None = None) -> Trajectory:
+    def encode(
+        self, x: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+    ) -> Trajectory:
         """Blur data x (B, *shape) level by level: x_i = x_{i−1} + √(σ_i² − σ_{i−1}²) z_i.
 
         One Brownian path a particle, so that state i is x + σ_i ε with one more bit of noise than
-        state i − 1, not fresh noise.
+        state i − 1, not fresh noise. seed, keep, batch: as in `sample`.
         """
-        self._check_data(x)
-        generator = generator_for(seed, x.device)
-        states = [x]
+        x = self._enter(x)
+        draw, walk = Normals(seed, x.shape, x), Walk(x, self.schedule.steps, keep, batch)
         for s in self.schedule.s:
-            z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            states.append(states[-1] + float(s) * z)
-        return Trajectory(self.schedule.times.to(x), torch.stack(states))
+            walk.move(lambda x, z, s=float(s): x + s * z, draw())
+        return self._trajectory(walk)
 
     @torch.no_grad()
     def sample(
-        self, n: int, seed: int | None = None, shape: tuple[int, ...] | None = None
+        self,
+        n: int,
+        seed: Seed = None,
+        shape: tuple[int, ...] | None = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
     ) -> Trajectory:
         """Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1), n particles of `shape`.
 
         Drawn from N(0, (1 + σ_L²) I), then K steps at each level from σ_L to σ_1. State i is what
         level i left behind, state 0 that of level 1 denoised by Tweedie's formula,
         x + σ_1² s(x, t_1) (Song and Ermon 2020 do so too), so state i is like that of `encode`.
+
+        seed: a whole number decides all particles together, so the first ten of twenty are others
+            than ten alone; a sequence of n has one for each, which then does not depend on n.
+        keep: "end" holds the two ends alone; batch: how many particles go through the network at a
+            time. Neither changes a sample, but for rounding by `batch`.
         """
         check_whole("n", n)
         shape = self.shape if shape is None else shape
         check_shape(shape)
         like = next(self.parameters(), torch.empty(0))
-        generator = generator_for(seed, like.device)
-        times, sigmas = self.schedule.times.to(like), self.sigmas.tolist()
-        size = (int(n), *shape)
-        x = torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
-        x = (1 + sigmas[-1] ** 2) ** 0.5 * x
-        states = []
+        draw = Normals(seed, (int(n), *shape), like)
+        widest = (1 + self.sigmas[-1].item() ** 2) ** 0.5
+        return self._anneal(widest * draw(), draw, keep, batch)
+
+    @torch.no_grad()
+    def decode(
+        self, z: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+    ) -> Trajectory:
+        """Annealed Langevin dynamics from given noise z (B, *shape), such as `encode(x).end`.
+
+        z is as wide as the blurred data, √(1 + σ_L²). The widest level walks on from it, so that
+        `end` is no longer z, and little of it is left in the data: this is no inverse of `encode`.
+        seed: of the walk; the others are those of `sample`.
+        """
+        self._check_data(z, "z")
+        return self._anneal(z, Normals(seed, z.shape, z), keep, batch)
+
+    def _anneal(self, x: Tensor, draw: Normals, keep: Keep, batch: int | None) -> Trajectory:
+        times, sigmas = self.schedule.times.to(x), self.sigmas.tolist()
+        walk = Walk(x, self.schedule.steps, keep, batch, backward=True)
         for i in range(self.schedule.steps, 0, -1):
-            for _ in range(self.langevin_steps):
-                step = self.langevin_step * sigmas[i] ** 2
-                x = langevin_step(self.score, x, step, times[i], generator)
-            states.append(x)
-        states.append(x + sigmas[1] ** 2 * score_at(self.score, x, times[1]))
-        return Trajectory(times, torch.stack(states[::-1]))
+            step = partial(self._walk, self.langevin_step * sigmas[i] ** 2, times[i])
+            for k in range(self.langevin_steps):
+                # The widest level has no state before its own.
+                onward = walk.move if k == 0 and i < self.schedule.steps else walk.stay
+                onward(step, draw())
+        walk.move(lambda x: x + sigmas[1] ** 2 * score_at(self.score, x, times[1]))
+        return self._trajectory(walk)
+
+    def _walk(self, step: float, t: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        return langevin_step(self.score, x, step, t, z)
+
+    def _trajectory(self, walk: Walk) -> Trajectory:
+        """In the units of the data."""
+        return Trajectory(walk.times(self.schedule.times), self._leave(walk.states))
 
 
 def _check_callable(name: str, field: Field) -> None:
