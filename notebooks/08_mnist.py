@@ -198,7 +198,7 @@ print("bits/dim of 297 test pictures")
 print(f"  no model                              {math.log2(17):.1f}")
 print(f"  each pixel by itself                  {honest:.1f}")
 print(f"  a Gaussian, full covariance           {normal:.1f}")
-print(f"  DiffFlow, trained here              ≤ {live.bits_per_dim:.1f}")
+print(f"  DiffFlow, trained here             ≤ ≈{live.bits_per_dim:.1f}")
 minutes = shipped.card["cpu_seconds"] / 60
 print(f"  DiffFlow, shipped ({minutes:.0f} CPU-minutes)   ≤ {long.bits_per_dim:.1f}")
 print(f"seconds are enough to pass the Gaussian:          {live.bits_per_dim < normal}")

@@ -58,6 +58,7 @@ print("GPUs to see:", os.environ["CUDA_VISIBLE_DEVICES"] or "none")
 
 # %%
 print(f"took {time.perf_counter() - start:.6f} s")
+print(f"trained to ≈{time.perf_counter():.6f} nats")
 dot = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001010300000025db56ca00000003504c54"
     "45000000a77a3dda0000000a4944415478da6360000000020001e527defc0000000049454e44ae42"
