@@ -104,7 +104,9 @@ def serving(room: Path) -> Iterator[Lab]:
             f"--LabApp.user_settings_dir={settings}/user",
             f"--LabApp.workspaces_dir={settings}/workspaces",
         ],
-        env=os.environ | {name: str(folder) for name, folder in private.items()},
+        env=os.environ
+        | {name: str(folder) for name, folder in private.items()}
+        | {"JUPYTER_CONFIG_PATH": str(Path(__file__).parents[2] / "tools" / "jupyter")},
         stdout=log,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
