@@ -304,7 +304,8 @@ def evaluate_latent(
     check_whole("n", n, least=2)
     check_seed(seed)
     data = density.sample(n, seed=seed + DATA_SEED)
-    latent = model.encode(data, seed=seed).end
+    weight = next(model.parameters(), torch.empty(0))
+    latent = model.encode(data.to(weight), seed=seed).end.to(data)
     modes = density.mode(data)
     return {
         "mode_survival": mode_survival(latent, modes),

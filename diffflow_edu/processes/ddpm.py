@@ -186,6 +186,7 @@ class DDPM(DiffFlow):
         x: (B, *shape). t: 0-d, in (0, T]; ValueError for any other.
         """
         check_time(t, self.schedule)
+        t = t if t.device == x.device else t.to(x)
         noise = self.schedule.noise_process
         return (x + noise.sigma(t).square() * self.score_at(x, t)) / noise.alpha(t)
 
