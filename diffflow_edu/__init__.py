@@ -22,8 +22,10 @@ __all__ = [
     "Schedule",
     "Trajectory",
     "fit",
+    "load",
     "play",
     "pretrained",
+    "save",
     "sketch",
     "toy",
 ]
@@ -43,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from diffflow_edu.zoo import pretrained
 
         return pretrained
+    if name in ("load", "save"):
+        from diffflow_edu import saving
+
+        return getattr(saving, name)
     if name == "sketch":
         from diffflow_edu.player.sketch import sketch
 

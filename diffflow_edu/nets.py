@@ -56,6 +56,8 @@ class MLP(nn.Module):
         check_whole("depth", depth)
         check_whole("frequencies", frequencies, least=0)
         self.dim = dim
+        self.config = {"dim": dim, "hidden": hidden, "depth": depth, "frequencies": frequencies}
+        self.config |= {"horizon": horizon, "smooth": smooth}
         self.register_buffer("x_frequencies", 2.0 ** torch.arange(frequencies), persistent=False)
         t_frequencies = torch.exp(torch.linspace(0, math.log(100.0), 16)) / horizon
         self.register_buffer("t_frequencies", t_frequencies, persistent=False)
@@ -123,6 +125,8 @@ class ResidualMLP(nn.Module):
         check_whole("blocks", blocks)
         check_whole("magnifications", magnifications)
         self.dim = dim
+        self.config = {"dim": dim, "hidden": hidden, "blocks": blocks}
+        self.config |= {"magnifications": magnifications, "horizon": horizon}
         magnification = 4.0 ** (torch.arange(hidden) % magnifications)
         self.register_buffer("magnification", magnification, persistent=False)
         t_frequencies = torch.exp(torch.linspace(0, math.log(100.0), 16)) / horizon

@@ -77,6 +77,7 @@ class UNet(nn.Module):
         check_whole("channels", channels)
         size = find_size(size)
         self.channels = channels
+        self.config = {"channels": channels, "size": size, "horizon": horizon}
         self.levels = len(size.factors)
         widths = [size.channels * factor for factor in size.factors]
         embedding = 4 * size.channels

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffflow_edu import toy
 from diffflow_edu.files import write_whole
-from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.base import STANDARDISATION, Process
 from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.coupling import CouplingFlow
 from diffflow_edu.processes.ddpm import DDPM
@@ -220,7 +220,7 @@ def check_claims(claims: Any, weights: dict[str, Tensor]) -> None:  # noqa: ANN4
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, dict):
-            waiting += value.items()
+            waiting += value.items() if value.get("is") != "own" else ()  # nets of a user's
         elif isinstance(value, list):
             waiting += [(name, item) for item in value]
         elif isinstance(value, int):
@@ -231,8 +231,9 @@ def check_claims(claims: Any, weights: dict[str, Tensor]) -> None:  # noqa: ANN4
 
 def check_shapes(model: Process, weights: dict[str, Tensor]) -> None:
     """Raise a ValueError unless the weights are of the names and shapes that the model has."""
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in weights.items()}
+    state = model.state_dict()
+    wanted = {n: tuple(value.shape) for n, value in state.items() if n not in STANDARDISATION}
+    got = {n: tuple(value.shape) for n, value in weights.items() if n not in STANDARDISATION}
     for name in {**wanted, **got}:
         if wanted.get(name) != got.get(name):
             raise ValueError(
