@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu import DiffFlow, Schedule
+from diffflow_edu.files import write_whole
 from diffflow_edu.processes.base import standard_normal_log_prob
 
 STEPS, PARTICLES, HIDDEN = 30, 2000, 128
@@ -194,13 +195,13 @@ def measure_resident(way: str, steps: int = STEPS, particles: int = PARTICLES) -
 
 def peak_resident() -> int:
     """Of this process, in bytes. (Linux; `getrusage` would begin at the parent's peak.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
@@ -278,9 +279,8 @@ def machine(threads: int) -> dict[str, Any]:
 
 def write(part: dict[str, Any]) -> None:
     """Put this part into the results and leave the other one there."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(known | part, indent=2) + "\n")
+    known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    write_whole(RESULTS, json.dumps(known | part, indent=2) + "\n")
     print(json.dumps(part, indent=2))
 
 

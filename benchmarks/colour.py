@@ -49,12 +49,12 @@ def chain(name: str) -> dict[str, Any]:
     config = CHAINS[name]
     data = images.load(config.images)
     clock = RUNS / name / "cpu_seconds"  # of earlier sessions, where training was stopped
-    seconds = float(clock.read_text()) if clock.exists() else 0.0
+    seconds = float(clock.read_text("utf-8")) if clock.exists() else 0.0
     began = time.process_time()
     model = scale.train(config, RUNS / name, look_every=1000)
     if not clock.exists() or time.process_time() - began > 10:  # a finished run only loads
         seconds += time.process_time() - began
-        clock.write_text(f"{seconds:.1f}")
+        clock.write_text(f"{seconds:.1f}", "utf-8")
     rows = evaluate(model, data, STEPS, TEST, ODE if config.kind == "diffflow" else 0, seed=SEED)
     return {
         "config": asdict(config),

@@ -144,7 +144,7 @@ def file_of(folder: Path, name: str, suffix: str) -> Path:
 
 def assemble(folder: Path) -> dict[str, Any]:
     """All records by N and budget, and for each N the best place of the dial, by every measure."""
-    records = [json.loads(path.read_text()) for path in folder.glob("*--*--*.json")]
+    records = [json.loads(path.read_text("utf-8")) for path in folder.glob("*--*--*.json")]
     records.sort(key=lambda r: (-r["N"], r["budget"], seed_of(r)))
     return {
         "setting": {

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.train_zoo import current_commit, machine
 from diffflow_edu import fid, images
+from diffflow_edu.files import write_whole
 
 SEED = 0
 FLOOR_IMAGES = 10_000
@@ -114,11 +115,8 @@ def ship(net: fid.LeNet | fid.ResNet, name: str, card: dict[str, Any]) -> None:
         for key, value in net.state_dict().items()
     }
     card = {"net": net.name, "side": net.side} | card
-    fid.FOLDER.mkdir(parents=True, exist_ok=True)
     path = fid.FOLDER / f"{net.name.lower()}-{name}.safetensors"
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
-    temporary.replace(path)
+    write_whole(path, save(tensors, metadata={"card": json.dumps(card)}))
 
 
 def main() -> None:

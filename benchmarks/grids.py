@@ -286,7 +286,7 @@ def run(name: str, folder: Path, commit: str) -> None:
     if part == "last_step":
         record = last_step_run(rest[0], int(rest[1]), int(seed))
     else:
-        costs = json.loads((folder / "costs.json").read_text())
+        costs = json.loads((folder / "costs.json").read_text("utf-8"))
         if part == "grids":
             record = grid_run(rest[0], int(seed), costs)
         else:
@@ -305,7 +305,7 @@ def file_of(folder: Path, name: str) -> Path:
 
 def assemble(folder: Path) -> dict[str, Any]:
     """All records, and what they say; only seeds that every side of a part has finished count."""
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*--*.json"))]
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*--*.json"))]
     by_name = {record["run"]: record for record in records}
     seeds = {
         part: [
@@ -336,7 +336,7 @@ def assemble(folder: Path) -> dict[str, Any]:
             "units": "nats; CPU seconds; sliced_w2 in units of the normalised data",
             "spread": "half the range over seeds",
         },
-        "costs": json.loads(costs.read_text()) if costs.exists() else {},
+        "costs": json.loads(costs.read_text("utf-8")) if costs.exists() else {},
         "grids": {
             side: grid_summary([by_name[f"grids/{side}/{s}"] for s in seeds["grids"]])
             for side in SIDES
@@ -486,7 +486,9 @@ def is_there(name: str, path: Path) -> bool:
     part, *rest = name.split("/")
     if part != "last_step":
         return True
-    return json.loads(path.read_text()).get("weights") == sha256(rest[0], ZOO_SET, int(rest[1]))
+    return json.loads(path.read_text("utf-8")).get("weights") == sha256(
+        rest[0], ZOO_SET, int(rest[1])
+    )
 
 
 def main() -> None:

@@ -778,7 +778,7 @@ def title(weights: Weights) -> str:
 def once(path: Path, measure: Callable[[], Any], weights: str | None = None) -> dict[str, Any]:
     """What is in the file, if found on these weights; else it is measured, and left there."""
     if path.exists():
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text("utf-8"))
         if entry.get("weights") == weights:
             return entry
     print("measuring", path.stem, flush=True)
@@ -810,7 +810,7 @@ def twenty_in(folder: Path, trainings: int) -> list[dict[str, Any]]:
     for seed in range(trainings):
         paths = [file_of(folder, name, ".json") for name in run_names(TWENTY, SETS, [seed])]
         if all(path.exists() for path in paths):
-            found += [json.loads(path.read_text()) for path in paths]
+            found += [json.loads(path.read_text("utf-8")) for path in paths]
     return found
 
 
@@ -830,7 +830,7 @@ REPORTS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 
 def read(name: str) -> dict[str, Any]:
     """A committed result of another benchmark."""
-    return json.loads((FOLDER / name).read_text())
+    return json.loads((FOLDER / name).read_text("utf-8"))
 
 
 def lacking_results() -> list[str]:
@@ -948,7 +948,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(RESULTS.read_text())))
+        print(table(json.loads(RESULTS.read_text("utf-8"))))
         return
     os.environ["DIFFFLOW_EDU_PROGRESS"] = "0"
     torch.set_num_threads(1)
@@ -958,7 +958,7 @@ def main() -> None:
         train_machine(options.one, trained, SECONDS, commit, TWENTY)
         return
     refuse(lacking_results(), "These benchmarks come before the ledger.")
-    stored = json.loads(RESULTS.read_text()) if options.judge else {}
+    stored = json.loads(RESULTS.read_text("utf-8")) if options.judge else {}
     trainings = stored["trainings_at_20"] if options.judge else options.trainings
     if options.judge:
         measured = stored["measured"]

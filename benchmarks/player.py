@@ -20,7 +20,6 @@ rounds, and the range between them is given.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 from playwright.sync_api import Browser, Locator, sync_playwright
 
+from benchmarks.records import write_json
 from diffflow_edu.player import Player
 from tests.browser.conftest import CHROMIUM, FLAGS, Lab, end_kernels, open_in, serving
 
@@ -230,8 +230,7 @@ def main() -> None:
         "gpu": "none, software drawing",
         "rounds": ROUNDS,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    write_json(RESULTS, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

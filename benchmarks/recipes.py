@@ -214,7 +214,9 @@ def assemble() -> None:
     missing = [file.stem for file in files if not file.exists()]
     if missing:
         raise SystemExit(f"not run yet: {', '.join(missing)}")
-    write_json(RESULTS, {"seconds": SECONDS, "runs": [json.loads(f.read_text()) for f in files]})
+    write_json(
+        RESULTS, {"seconds": SECONDS, "runs": [json.loads(f.read_text("utf-8")) for f in files]}
+    )
 
 
 def main() -> None:

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from diffflow_edu import zoo
+from diffflow_edu.files import to_json, write_new, write_whole
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """All or nothing, and never the NaN that JSON does not know."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    """All or nothing, and never the NaN that JSON does not know.
+
+    What was there and is not the same goes to earlier/ beside it, under a name that is free.
+    """
+    text = to_json(value, ensure_ascii=False)
+    if path.exists() and path.read_text("utf-8") != text:
+        write_new(path.parent / "earlier" / path.name, path.read_bytes())
+    write_whole(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """What is there; nothing where there is no file yet."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def ship_run(folder: Path, record: dict[str, Any]) -> Path:

@@ -249,7 +249,7 @@ def add_ode(name: str, data: tabular.Tabular, options: argparse.Namespace) -> di
     model = CONTENDERS[name].build(data.dim, FINEST.get(data.name, 0.05))
     model.load_state_dict(torch.load(weights_of(name, data), weights_only=True))
     test = shuffled(torch.from_numpy(data.test))[: options.ode_rows]
-    record = json.loads(RESULTS.read_text())["sets"][data.name]["models"][name]
+    record = json.loads(RESULTS.read_text("utf-8"))["sets"][data.name]["models"][name]
     gaussian = tabular.Gaussian.of(data.train)
     # The same rows by the path bound, too: few rows have a large error of their own.
     ode = measure_ode(model.eval(), gaussian, test)
@@ -379,7 +379,7 @@ def main() -> None:
                 }
             entry["models"][name] = record
             write(data.name, entry)
-    print(table(json.loads(RESULTS.read_text())))
+    print(table(json.loads(RESULTS.read_text("utf-8"))))
 
 
 if __name__ == "__main__":

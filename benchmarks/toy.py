@@ -234,7 +234,7 @@ def train(
     torch.set_num_threads(1)
     machine_name, set_name, seed_text = name.split("/")
     plan, density, seed = machines[machine_name], toy.load(set_name), int(seed_text)
-    costs = json.loads((folder / "costs.json").read_text())[machine_name]
+    costs = json.loads((folder / "costs.json").read_text("utf-8"))[machine_name]
     recipe = plan.recipe(data_width(density))
     training = {**steps_for(plan, costs, seconds), "batch_size": plan.batch_size, "lr": plan.lr}
 
@@ -366,7 +366,7 @@ def fill_likelihoods(folder: Path, particles: int, commit: str, sets: Iterable[s
     """
     torch.set_num_threads(1)
     for path in sorted(folder.glob("*--*.json")):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
         if record["log_prob_by"] is not None or record["set"] not in sets:
             continue
         model = zoo.load(path.with_suffix(".safetensors"))
@@ -399,7 +399,7 @@ def assemble(folder: Path, seconds: float) -> dict[str, Any]:
     Of the seeds that every machine has finished on every set; of whatever there is, if there is
     no such seed yet.
     """
-    records = [json.loads(path.read_text()) for path in folder.glob("*--*.json")]
+    records = [json.loads(path.read_text("utf-8")) for path in folder.glob("*--*.json")]
     order = {name: i for i, name in enumerate(all_rows())}
     count = Counter(r["seed"] for r in records)
     complete = {seed for seed in count if count[seed] == len(order) * len(SETS)}
@@ -420,7 +420,7 @@ def assemble(folder: Path, seconds: float) -> dict[str, Any]:
             "rows": {name: row_title(name) for name in order},
             "units": "nats; sliced_w2 and energy in units of the normalised data; CPU seconds",
         },
-        "costs": json.loads((folder / "costs.json").read_text()),
+        "costs": json.loads((folder / "costs.json").read_text("utf-8")),
         "floors": floors({(r["set"], r["seed"]) for r in records}),
         "cells": cells,
         "records": records,
@@ -487,7 +487,7 @@ def ensure_costs(folder: Path, names: list[str]) -> None:
     """Measure what is not yet known. Machines measured together took turns."""
     torch.set_num_threads(1)
     path = folder / "costs.json"
-    known_costs = json.loads(path.read_text()) if path.exists() else {}
+    known_costs = json.loads(path.read_text("utf-8")) if path.exists() else {}
     unknown = [name for name in names if name not in known_costs]
     if unknown:
         write_json(path, known_costs | cost(unknown))

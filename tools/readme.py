@@ -68,7 +68,7 @@ def split(name: str) -> tuple[str, str, int]:
 
 def adjoint_table() -> str:
     """Step time and memory from benchmarks/results/adjoint.json."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "adjoint.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "adjoint.json").read_text("utf-8"))
     ways = {
         "step by step": "Algorithm 2 step by step, 12 N network units",
         "autograd": "autograd through all steps",
@@ -96,7 +96,7 @@ def adjoint_table() -> str:
 
 def ledger_table() -> str:
     """Claim, verdict and numbers, from benchmarks/results/ledger.json."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "ledger.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "ledger.json").read_text("utf-8"))
     lines = [
         "| the paper says | verdict here | by condition: mean effect, comparisons for it "
         "| rests on |",
@@ -128,7 +128,7 @@ TABULAR_TITLES = {
 
 def tabular_table() -> str:
     """BSDS300 patches from benchmarks/results/tabular.json, and the paper's table below."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "tabular.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "tabular.json").read_text("utf-8"))
     models = report["sets"]["bsds300_patches"]["models"]
     lines = [
         "| BSDS300 patches (regenerated), 63-d | test −log p, nats | ahead of the Gaussian "
@@ -163,7 +163,7 @@ def tabular_table() -> str:
 
 def toy_report() -> dict[str, Any]:
     """benchmarks/results/toy.json."""
-    return json.loads((ROOT / "benchmarks" / "results" / "toy.json").read_text())
+    return json.loads((ROOT / "benchmarks" / "results" / "toy.json").read_text("utf-8"))
 
 
 def toy_table(report: dict[str, Any]) -> str:
@@ -232,7 +232,7 @@ RECIPES = {
 
 def recipes_table() -> str:
     """What was tried to make DiffFlow sharper, from benchmarks/results/recipes.json."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "recipes.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "recipes.json").read_text("utf-8"))
     lines = ["| one change | gap | leak | W2 | updates |", "|---|---|---|---|---|"]
     for name, title in RECIPES.items():
         runs = [run for run in report["runs"] if run["name"] == name]
@@ -253,7 +253,7 @@ def recipes_table() -> str:
 
 def time_table() -> str:
     """Time to few leaks from scratch, from benchmarks/results/time_to_leak.json."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "time_to_leak.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "time_to_leak.json").read_text("utf-8"))
     lines = ["| recipe | seed | CPU-seconds | updates | leak | gap |", "|---|---|---|---|---|---|"]
     enough = [row for row in report["ours"]["rows"] if row["updates"] == report["ours"]["updates"]]
     for title, rows in (("ours, ten steps", enough), ("public code", report["public"]["rows"])):
@@ -271,7 +271,7 @@ DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
 
 def images_table() -> str:
     """What training on images costs, from benchmarks/results/images.json: time, then memory."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "images.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "images.json").read_text("utf-8"))
     steps = [
         "| training step | precision, layout | seconds | images/s | TFLOP/s | share of matmul |"
     ]
@@ -372,6 +372,6 @@ def save(figure: matplotlib.figure.Figure, name: str) -> None:
 
 
 if __name__ == "__main__":
-    text = README.read_text()
+    text = README.read_text("utf-8")
     draw_pictures(text)
-    README.write_text(rewritten(text))
+    README.write_text(rewritten(text), "utf-8")
