@@ -705,7 +705,7 @@ shares = {name: torch.bincount(rings.mode(x), minlength=5) / 4000 for name, x in
 
 print(
     f"plain, from N(0, I):      leak above 3 %: {leak['plain'] > 0.03}, "
-    f"a ring with more than 0.28 of the particles: {bool(shares['plain'].max() > 0.28)}"
+    f"a ring with more than 0.25 of the particles: {bool(shares['plain'].max() > 0.25)}"
 )
 print(f"plain, from the cloud:    leak above 50 %: {leak['plain, wide'] > 0.5}")
 print(
@@ -772,7 +772,7 @@ ncsn.langevin_steps = 3
 x = ncsn.sample(4000, seed=0).start
 shares = torch.bincount(rings.mode(x), minlength=5) / 4000
 print(f"{ncsn.evaluations} evaluations   leak below 3 %: {metrics.leak(x, rings) < 0.03}"
-      f"   shares within 0.05: {bool((shares - 0.2).abs().max() < 0.05)}")  # fmt: skip
+      f"   shares within 0.1: {bool((shares - 0.2).abs().max() < 0.1)}")  # fmt: skip
 
 # %% [markdown]
 # **Explain.** The sharpness: about a tenth of the particles never arrives. With ten levels the blur halves from one

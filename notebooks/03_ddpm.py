@@ -492,7 +492,7 @@ print(
     f"\nthe log-SNR grid leaks less than a tenth of what linear β does: {leak[log_snr] < 0.1 * leak[linear]}"
 )
 print(
-    f"and its bound is better by more than 1.5 nats:                  {gap[linear] - gap[log_snr] > 1.5}"
+    f"and its bound is better by more than a nat:                     {gap[linear] - gap[log_snr] > 1}"
 )
 
 # %%
