@@ -31,6 +31,7 @@ class Processes:
             )
         self.count = 1 if accelerator is None else accelerator.num_processes
         self.rank = 0 if accelerator is None else accelerator.process_index
+        self.precision = "no" if accelerator is None else accelerator.mixed_precision
 
     def prepare(self, model: nn.Module) -> None:
         """Move the model to this process's device, with the weights of the first process."""

@@ -3,62 +3,77 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffflow_edu.checkpoints import CheckpointError as CheckpointError
-from diffflow_edu.checkpoints import fingerprint, resume, save
+from diffflow_edu.checkpoints import Training, fingerprint, resume, save, settings
+from diffflow_edu.devices import fork_rng
+from diffflow_edu.fit_data import Data, Source, check_fits, doubts, understood
+from diffflow_edu.fit_data import standardise as standardise_by
+from diffflow_edu.learnables import check_learnables
 from diffflow_edu.optimizers import OptimizerName, make_optimizer
 from diffflow_edu.parallel import Processes
-from diffflow_edu.processes.base import Process, check_particles
+from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.processes.langevin import NCSN
+from diffflow_edu.schedules import check_positive, check_seed, check_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+Callback = Callable[[int, Process], Any] | Callable[[int, Process, float], Any]
 
-class Samplable(Protocol):
-    """Anything that draws data, such as a density of `diffflow_edu.toy`."""
-
-    def sample(self, n: int, seed: int | None = None) -> Tensor:
-        """Draw (n, *shape) particles, from torch's global generator where seed is None."""
-        ...
-
-
-Data = Samplable | Tensor | np.ndarray | Dataset
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while training draws from torch's global generator, which all threads share."""
 
 
 @dataclass(repr=False)
 class History:
     """What training left in numbers: one entry a step, the warm start first.
 
-    loss: nats, of the batch, before the step. seconds: since the start, resumed time included.
+    loss: of the batch, before the step; what was minimised, which `measure` names.
+    seconds: since the start, resumed time included.
+    validation_steps, validation_loss: the looks at the validation data: after how many steps, and
+    the mean bound there, in nats, of the averaged weights in eval mode (`loss` of a process without
+    a bound). best_step: the one of them whose weights the model ended with.
+    measure: the unit of `loss`, and how it was computed where `bound` computes it otherwise.
     """
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    validation_steps: list[int] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    best_step: int | None = None
+    measure: str = "nats"
 
     def __repr__(self) -> str:
         if not self.loss:
             return "History(no steps)"
-        last = float(np.mean(self.loss[-50:]))
-        return f"History({len(self.loss)} steps in {self.seconds[-1]:.1f} s, loss {last:.3f} nats)"
+        last = f"loss {float(np.mean(self.loss[-50:])):.3f} {self.measure}".rstrip()
+        looks = ""
+        if self.best_step is not None:
+            best = self.validation_loss[self.validation_steps.index(self.best_step)]
+            looks = f", validation {best:.3f} at step {self.best_step}"
+        return f"History({len(self.loss)} steps in {self.seconds[-1]:.1f} s, {last}{looks})"
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -81,12 +96,16 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     checkpoint_keep: int = 2,
-    callback: Callable[[int, Process], bool | None] | None = None,
+    callback: Callback | None = None,
+    validation: Data | None = None,
+    validate_every: int = 100,
+    patience: int | None = None,
+    standardise: bool = False,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
-    data: a density of `toy`, a tensor or array (n, *shape), or a torch Dataset whose items are
-        tensors or tuples that begin with one.
+    data: a density of `toy`, a tensor or array (n, *shape), a frame of numbers, or a torch Dataset
+        whose items are tensors or tuples that begin with one. Odd centres and scales are warned of.
     steps, batch_size: steps of the optimizer (lr falls to 0 along a cosine), particles each.
     seed: of every random draw; the global generator is left as it was.
     warm_start: first so many steps of the fixed-drift diffusion inside a DiffFlow. They cost a
@@ -101,114 +120,135 @@ def fit(
         ("no" or "bf16") to train, and with how many processes: each draws its own batches of
         batch_size, and their gradients are averaged.
     checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
-        training goes on from it, bit for bit on the CPU. The newest `checkpoint_keep` are kept,
-        earlier ones as name.previous, and used where the file itself is truncated.
-    callback: called as callback(step, model) after each step, with the live weights; where it
-        returns True, in any process, training ends with that step, and the checkpoint is written.
+        training goes on from it, bit for bit on the CPU, if data and settings are the same. A
+        finished training goes on where more `steps` are asked for: with its optimizer, and along a
+        new cosine over the steps added, so not as one that was longer from the start. The newest
+        `checkpoint_keep` are kept, earlier ones as name.previous, and used where the file itself is
+        truncated.
+    callback: called as callback(step, model) after each step, with the live weights, or as
+        callback(step, model, loss) where it takes three arguments, or one by the name of loss.
+        Where it returns True, 1, torch.tensor(True) or the like, in any process, training ends
+        with that step, and the checkpoint is written. It may look without changing the run:
+        random draws, `model.eval()` and requires_grad are undone after it.
+    validation: data kept from training. Every `validate_every` steps and at the end the averaged
+        weights are measured on all of them (a density: 10 000 draws), with the same noise each
+        time, and the model ends with the best.
+    patience: training ends after so many looks in a row that found nothing better.
+    standardise: give the model mean and scale of the data before training, if it has none, so that
+        it may keep its own units; see `Process.set_standardisation`.
 
-    An interrupt ends training early and leaves the averaged weights, too.
+    `model.history` is what is returned, from the first step on. An interrupt ends training early
+    and leaves it, with the averaged weights, or the best ones. Threads train one after another,
+    since they share torch's global generator.
 
-    Raises ValueError for arguments that cannot be used, NonFiniteLoss where the loss or its
-    gradient stops being finite (the model keeps the average of the weights that were good),
-    CheckpointError for a checkpoint that does not belong to this model and run.
+    Raises ValueError for arguments that cannot be used and for learnables that the model does not
+    know of, NonFiniteLoss where the loss or its gradient stops being finite (the model keeps the
+    average of the weights that were good), CheckpointError for a checkpoint that does not belong to
+    this model, run and data.
     """
-    if not isinstance(model, Process):
-        raise ValueError(f"model must be a Process such as DiffFlow, got {type(model).__name__}")
-    check_whole("steps", steps)
-    check_whole("batch_size", batch_size)
-    check_whole("warm_start", warm_start, least=0)
-    check_whole("checkpoint_every", checkpoint_every)
-    check_whole("checkpoint_keep", checkpoint_keep)
-    check_whole("seed", seed, least=0)
-    if not (isinstance(lr, Real) and math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr must be positive and finite, got {lr!r}")
-    if not (isinstance(ema, Real) and 0 <= ema < 1):
-        raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
-    if not (isinstance(clip, Real) and clip > 0):
-        raise ValueError(f"clip must be positive, got {clip!r}")
-    if not (checkpoint is None or isinstance(checkpoint, (str, Path))):
-        raise ValueError(f"checkpoint must be a path, got {checkpoint!r}")
-    if not (callback is None or callable(callback)):
-        raise ValueError(f"callback must be callable as callback(step, model), got {callback!r}")
-    if warm_start and not isinstance(model, DiffFlow):
-        raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("model has no parameter that requires a gradient")
-    check_whole("accumulate", accumulate)
+    _check_model(model, warm_start)
+    _check_numbers(steps, batch_size, seed, lr, warm_start, ema, clip, accumulate)
+    _check_files(checkpoint, checkpoint_every, checkpoint_keep)
+    tell = _checked_callback(callback)
+    _check_validation(validation, validate_every, patience)
     processes = Processes(accelerator)
-    processes.prepare(model)
-    like = parameters[0]
-    draw = _batches(data, batch_size, like)
+    with _ONE_AT_A_TIME, torch.enable_grad():
+        processes.prepare(model)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        like = next(iter(parameters or model.parameters()), torch.empty(0))
+        source = understood(data, like)
+        held = None if validation is None else understood(validation, like, "validation")
+        with fork_rng(like.device):
+            torch.manual_seed(seed)
+            said = _look_at(source, held, model, batch_size, standardise)
+            known = settings(model)
+            batch = check_fits(source, model, batch_size)
+            check_learnables(model, batch[:2])
+            said += doubts(source, model, batch)
+            # What a pass changes, such as a count of evaluations, is no setting.
+            known = dict(known.items() & settings(model).items())
+        if not parameters:
+            raise ValueError("model has no parameter that requires a gradient")
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=2)
 
-    first_objective = DDPM.of(model) if warm_start else model
-    steps_with = make_optimizer(optimizer, model, lr)
-    average = copy.deepcopy(model.state_dict())
-    history = History()
-    total = warm_start + steps
-    run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
-    run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
-    run |= {"optimizer": optimizer}
-    run |= {"accumulate": accumulate, "processes": processes.count}
-    run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
-    devices = [like.device] if like.is_cuda else []
+        first_objective = DDPM.of(model) if warm_start else model
+        steps_with = make_optimizer(optimizer, model, lr)
+        history = History(measure=_measure(model))
+        run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
+        run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
+        run |= {"optimizer": optimizer, "accumulate": accumulate, "processes": processes.count}
+        run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
+        training = Training(
+            run, model, copy.deepcopy(model.state_dict()), steps_with, history, [steps], like,
+            processes,
+        )  # fmt: skip
+        total = warm_start + steps
 
-    with torch.random.fork_rng(devices=devices):
-        _try(model, draw)
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + 1_000_003 * processes.rank)
-        start = 0
-        if checkpoint is not None:
-            everything = (run, model, average, steps_with, history, like, processes)
-            start = resume(Path(checkpoint), *everything)
-        earlier = history.seconds[-1] if history.seconds else 0.0
-        clock = time.perf_counter()
-        model.train()
-        first_objective.train()
-        done = start
-        try:
-            with _progress(total, start, shown=processes.rank == 0) as bar:
-                for step in range(start, total):
-                    steps_with.scale_lr(_cosine(max(0, step - warm_start) / steps))
-                    objective = first_objective if step < warm_start else model
-                    steps_with.zero_grad()
-                    value = 0.0
-                    for _ in range(accumulate):
-                        with processes.autocast():
-                            loss = objective(draw()) / accumulate
-                        loss.backward()
-                        value += loss.item()
-                    value = processes.average(parameters, value)
-                    if not math.isfinite(value):
-                        raise NonFiniteLoss(_message("loss", value, step, total, lr))
-                    if (
-                        step > 0
-                    ):  # only now are the weights that the last step left known to be good
-                        _average(average, model, min(ema, step / (9 + step)))
-                    norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
-                    if not math.isfinite(norm):
-                        raise NonFiniteLoss(_message("norm of the gradient", norm, step, total, lr))
-                    steps_with.step()
+        with fork_rng(like.device):
+            start = 0
+            watch = None if held is None else _Watch(held, training, validate_every, patience, seed)
+            if checkpoint is not None:
+                run |= {"data": source.fingerprint(), "precision": processes.precision}
+                run |= watch.settings() if watch else {}
+                run |= known
+                start = resume(Path(checkpoint), training)
+            if start == 0:
+                torch.manual_seed(seed + 1_000_003 * processes.rank)
+            model.history = history
+            earlier = history.seconds[-1] if history.seconds else 0.0
+            clock = time.perf_counter()
+            model.train()
+            first_objective.train()
+            done = start
+            try:
+                with _progress(total, start, shown=processes.rank == 0) as bar:
+                    for step in range(start, total):
+                        if watch and watch.patience_is_over():
+                            break
+                        steps_with.scale_lr(_lr_factor(step - warm_start, training.legs))
+                        objective = first_objective if step < warm_start else model
+                        steps_with.zero_grad()
+                        value = 0.0
+                        for _ in range(accumulate):
+                            with processes.autocast():
+                                loss = objective(source.draw(batch_size)) / accumulate
+                            loss.backward()
+                            value += loss.item()
+                        value = processes.average(parameters, value)
+                        if not math.isfinite(value):
+                            raise NonFiniteLoss(_message("loss", value, step, total, lr))
+                        if step > 0:  # only now are the weights of the last step known to be good
+                            _average(training.average, model, _decay(ema, step))
+                        norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+                        if not math.isfinite(norm):
+                            what = "norm of the gradient"
+                            raise NonFiniteLoss(_message(what, norm, step, total, lr))
+                        steps_with.step()
 
-                    history.loss.append(value)
-                    history.seconds.append(earlier + time.perf_counter() - clock)
-                    if step % 20 == 0 or step == total - 1:
-                        mean = np.mean(history.loss[-50:])
-                        bar.set_postfix_str(f"loss {mean:.3f} nats", refresh=False)
-                    bar.update()
-                    ended = callback is not None and processes.any(callback(step, model) is True)
-                    done = step + 1
-                    due = done % checkpoint_every == 0 or done == total or ended
-                    if checkpoint is not None and due:
-                        save(Path(checkpoint), done, *everything, checkpoint_keep)
-                    if ended:
-                        break
-        except BaseException:  # an interrupt too: what was learned so far is kept
-            _adopt(model, average)
-            raise
-    _average(average, model, min(ema, done / (9 + done)))
-    _adopt(model, average)
-    return history
+                        history.loss.append(value)
+                        history.seconds.append(earlier + time.perf_counter() - clock)
+                        if step % 20 == 0 or step == total - 1:
+                            mean = np.mean(history.loss[-50:])
+                            bar.set_postfix_str(f"loss {mean:.3f} {history.measure}", refresh=False)
+                        bar.update()
+                        with _looking(model, first_objective, like.device):
+                            ended = processes.any(tell(step, model, value))
+                        done = step + 1
+                        if watch and watch.due(done, total):
+                            watch.look(done, _decay(ema, done))
+                        due = done % checkpoint_every == 0 or done == total or ended
+                        due = due or (watch is not None and watch.patience_is_over())
+                        if checkpoint is not None and due:
+                            save(Path(checkpoint), done, training, checkpoint_keep)
+                        if ended:
+                            break
+            except BaseException:  # an interrupt too: what was learned so far is kept
+                _adopt(model, training.best or training.average)
+                raise
+        _average(training.average, model, _decay(ema, done))
+        _adopt(model, training.best or training.average)
+        return history
 
 
 def _message(what: str, value: float, step: int, total: int, lr: float) -> str:
@@ -218,8 +258,15 @@ def _message(what: str, value: float, step: int, total: int, lr: float) -> str:
     )
 
 
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
+def _lr_factor(step: int, legs: list[int]) -> float:
+    """1 in the warm start, whose steps are negative, then a cosine from 1 to 0 along each leg."""
+    end = next(end for end in legs if max(step, 0) < end)
+    begin = max((other for other in legs if other < end), default=0)
+    return 0.5 * (1 + math.cos(math.pi * max(0, step - begin) / (end - begin)))
+
+
+def _decay(ema: float, step: int) -> float:
+    return min(ema, step / (9 + step))
 
 
 def _average(average: dict[str, Tensor], model: Process, decay: float) -> None:
@@ -236,6 +283,18 @@ def _adopt(model: Process, average: dict[str, Tensor]) -> None:
     model.eval()
 
 
+def _measure(model: Process) -> str:
+    """The unit of a model's loss, and how it was computed where `bound` computes it otherwise."""
+    if isinstance(model, NCSN):
+        return "(no unit)"
+    if isinstance(model, CNF):
+        rough = [] if model.train_steps is None else [f"by {model.train_steps} steps of rk4"]
+        if model.kinetic or model.jacobian:
+            rough.append("with its penalties")
+        return " ".join(["nats", *rough])
+    return "nats"
+
+
 def _progress(total: int, start: int, shown: bool = True) -> tqdm:
     """A one-line bar on stdout; DIFFFLOW_EDU_PROGRESS=0 silences it (stored notebooks, CI)."""
     return tqdm(
@@ -248,87 +307,199 @@ def _progress(total: int, start: int, shown: bool = True) -> tqdm:
     )
 
 
-# Data --------------------------------------------------------------------------------------------
+# Before the first step ----------------------------------------------------------------------------
 
 
-def _batches(data: Data, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
-    """A function that draws one batch, (batch_size, *shape), like the model's parameters."""
-    if isinstance(data, np.ndarray) and np.issubdtype(data.dtype, np.number):
-        data = torch.from_numpy(np.ascontiguousarray(data, data.dtype.newbyteorder("=")))
-    if isinstance(data, Tensor):
-        _check_rows(data)
-        return _rows_of(data.to(like), batch_size)
-    if hasattr(data, "sample"):
-        return lambda: data.sample(batch_size).to(like)
-    plain = (str, dict, np.ndarray)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, plain):
-        return _items_of(data, batch_size, like)
-    raise ValueError(
-        "data must be a density with .sample(n), a tensor or array (n, *shape) or a torch Dataset, "
-        f"got {type(data).__name__}"
-    )
+def _check_model(model: Process, warm_start: int) -> None:
+    if not isinstance(model, Process):
+        raise ValueError(f"model must be a Process such as DiffFlow, got {type(model).__name__}")
+    check_whole("warm_start", warm_start, least=0)
+    if warm_start and not isinstance(model, DiffFlow):
+        raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
 
 
-def _try(model: Process, draw: Callable[[], Tensor]) -> None:
-    """Draw one batch and put two of its particles through the model, before any work is done."""
+def _check_numbers(
+    steps: int,
+    batch_size: int,
+    seed: int,
+    lr: float,
+    warm_start: int,
+    ema: float,
+    clip: float,
+    accumulate: int,
+) -> None:
+    check_whole("steps", steps)
+    check_whole("batch_size", batch_size)
+    check_whole("accumulate", accumulate)
+    check_seed(seed)
+    check_positive(lr=lr)
+    if not (isinstance(ema, Real) and 0 <= ema < 1):
+        raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
+    if not (isinstance(clip, Real) and clip > 0):
+        raise ValueError(f"clip must be positive, got {clip!r}")
+
+
+def _check_files(checkpoint: str | Path | None, every: int, keep: int) -> None:
+    check_whole("checkpoint_every", every)
+    check_whole("checkpoint_keep", keep)
+    if not (checkpoint is None or isinstance(checkpoint, (str, Path))):
+        raise ValueError(f"checkpoint must be a path, got {checkpoint!r}")
+
+
+def _check_validation(validation: Data | None, every: int, patience: int | None) -> None:
+    check_whole("validate_every", every)
+    if patience is not None:
+        check_whole("patience", patience)
+        if validation is None:
+            raise ValueError("patience needs validation data, got validation=None")
+
+
+def _look_at(
+    source: Source, held: Source | None, model: Process, batch_size: int, standardise: bool
+) -> list[str]:
+    """Standardise if asked to, and see whether the validation data fit; what is to be said."""
+    if not isinstance(standardise, bool):
+        raise ValueError(f"standardise must be True or False, got {standardise!r}")
+    said = []
+    if standardise:
+        check_fits(source, model, batch_size)
+        said = [sentence for sentence in [standardise_by(model, source)] if sentence]
+    if held is not None:
+        check_fits(held, model, batch_size)
+    return said
+
+
+# Callbacks ----------------------------------------------------------------------------------------
+
+
+def _checked_callback(callback: Callback | None) -> Callable[[int, Process, float], bool]:
+    """The callback as one of three arguments that returns whether to stop."""
+    if callback is None:
+        return lambda step, model, loss: False
+    if not callable(callback):
+        raise ValueError(f"callback must be callable as callback(step, model), got {callback!r}")
+    wanted = _wanted(callback)
+
+    def tell(step: int, model: Process, loss: float) -> bool:
+        if wanted == "loss":
+            return _truth(callback(step, model, loss=loss))
+        return _truth(callback(step, model, loss) if wanted == 3 else callback(step, model))
+
+    return tell
+
+
+def _wanted(callback: Callback) -> int | str:
+    """How many arguments it takes: 2, 3, or two and "loss" by name."""
     try:
-        batch = draw()
-    except (AttributeError, LookupError, TypeError, RuntimeError) as error:
+        parameters = inspect.signature(callback).parameters.values()
+    except (TypeError, ValueError):  # some callables of other languages do not tell
+        return 2
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in places)
+    needed += sum(p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != "loss"
+                  for p in parameters)  # fmt: skip
+    open_end = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if needed > 3 or (len(places) < 2 and not open_end):
         raise ValueError(
-            "data must give tensors: a density whose .sample(n) returns (n, *shape), a tensor or "
-            f"array, or a Dataset of tensors. Drawing a first batch failed: {error}"
-        ) from error
-    _check_rows(batch)
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(batch[:2])
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"data of shape {tuple(batch.shape[1:])} a particle does not fit the model: {error}"
-        ) from error
-    finally:
-        model.train(training)
-
-
-def _check_rows(data: Tensor) -> None:
-    if not data.is_floating_point():
-        raise ValueError(f"data must be floating point, got {data.dtype}; scale it first")
-    check_particles(data, "data")
-    if len(data) == 0:
-        raise ValueError(f"data must hold at least one particle, got shape {tuple(data.shape)}")
-    # In pieces: isfinite makes a copy of what it looks at, and a data set may fill half the memory.
-    pieces = data.split(max(1, 2**20 // data[0].numel()))
-    bad = sum(int((~piece.isfinite()).flatten(1).any(1).sum()) for piece in pieces)
-    if bad:
-        raise ValueError(f"data must be finite, got NaN or infinity in {bad} of {len(data)} rows")
-    spread = float(data.std()) if len(data) > 1 else 1.0
-    if not 0.1 < spread < 10:
-        warnings.warn(
-            f"data has a standard deviation of {spread:.3g}; the networks expect about 1. "
-            "Subtract the mean and divide by one number first.",
-            stacklevel=4,
+            "callback must be callable as callback(step, model) or callback(step, model, loss), "
+            f"got one that takes {inspect.signature(callback)}"
         )
+    if needed == 3:
+        return 3
+    named = any(p.name == "loss" and p.kind is not p.POSITIONAL_ONLY for p in parameters)
+    return "loss" if named else 2
 
 
-def _rows_of(data: Tensor, batch_size: int) -> Callable[[], Tensor]:
-    def draw() -> Tensor:
-        rows = torch.randint(len(data), (batch_size,))
-        return data[rows.to(data.device)]
+def _truth(answer: Any) -> bool:
+    """Whether what a callback returned says stop: by its truth, where it has one of its own.
 
-    return draw
+    A tuple, a list or text has none: such are what a lambda leaves that only looks.
+    """
+    if not hasattr(type(answer), "__bool__"):
+        return False
+    try:
+        return bool(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of shape {tuple(answer.shape)}" if hasattr(answer, "shape") else ""
+        raise ValueError(
+            "callback must return True to end training, and None or False to go on, "
+            f"got {type(answer).__name__}{shape}, which is neither true nor false"
+        ) from error
 
 
-def _items_of(data: Dataset, batch_size: int, like: Tensor) -> Callable[[], Tensor]:
-    if len(data) == 0:
-        raise ValueError("data must hold at least one item, got an empty Dataset")
+@contextmanager
+def _looking(model: Process, objective: Process, device: torch.device) -> Iterator[None]:
+    """Afterwards modes, requires_grad and random states are what they were."""
+    modules: dict[nn.Module, bool] = {m: m.training for m in (*model.modules(), objective)}
+    learned = [(p, p.requires_grad) for p in model.parameters()]
+    with fork_rng(device):
+        yield
+    for module, training in modules.items():
+        module.training = training
+    for parameter, required in learned:
+        parameter.requires_grad_(required)
 
-    def draw() -> Tensor:
-        items = (data[int(row)] for row in torch.randint(len(data), (batch_size,)))
-        rows = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-        batch = torch.stack([torch.as_tensor(row) for row in rows])
-        if not batch.is_floating_point():
-            raise ValueError(f"data must hold floating point items, got {batch.dtype}; scale it")
-        return batch.to(like)
 
-    return draw
+# Validation ---------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Looks at validation data with the averaged weights, and keeps the best of them."""
+
+    def __init__(
+        self, held: Source, training: Training, every: int, patience: int | None, seed: int
+    ) -> None:
+        self.held, self.training, self.every, self.patience = held, training, every, patience
+        self.seed = seed
+        torch.manual_seed(seed)
+        self.rows = held.all()
+
+    def settings(self) -> dict[str, Any]:
+        """Of a checkpoint."""
+        validation = self.held.fingerprint()
+        patience = self.patience or "none"
+        return {"validation": validation, "validate_every": self.every, "patience": patience}
+
+    def due(self, done: int, total: int) -> bool:
+        """Whether to look after so many steps."""
+        return done % self.every == 0 or done == total
+
+    @torch.no_grad()
+    def look(self, done: int, decay: float) -> None:
+        """Measure what training would leave if it ended now."""
+        training, model, history = self.training, self.training.model, self.training.history
+        live, ours = copy.deepcopy(model.state_dict()), copy.deepcopy(training.average)
+        _average(ours, model, decay)
+        with _looking(model, model, training.like.device):
+            torch.manual_seed(self.seed)
+            _adopt(model, ours)
+            try:
+                value = self._mean(model)
+            finally:
+                model.load_state_dict(live)
+        value = float(training.processes.gather(torch.tensor(value))[0])  # all must agree
+        better = math.isfinite(value) and value < min(
+            (v for v in history.validation_loss if math.isfinite(v)), default=math.inf
+        )
+        history.validation_steps.append(done)
+        history.validation_loss.append(value)
+        if better:
+            history.best_step, training.best = done, ours
+
+    def _mean(self, model: Process) -> float:
+        total = 0.0
+        for part in self.rows.split(self.training.run["batch_size"]):
+            try:
+                total += float(model.bound(part).sum())
+            except NotImplementedError:
+                total += float(model.loss(part)) * len(part)
+        return total / len(self.rows)
+
+    def patience_is_over(self) -> bool:
+        """Whether so many looks in this leg of the training found nothing better."""
+        if self.patience is None:
+            return False
+        legs, warm_start = self.training.legs, self.training.run["warm_start"]
+        begin = warm_start + legs[-2] if len(legs) > 1 else 0
+        best = max(self.training.history.best_step or 0, begin)
+        return sum(s > best for s in self.training.history.validation_steps) >= self.patience

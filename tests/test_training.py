@@ -319,8 +319,8 @@ def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
 
 
 def test_a_checkpoint_of_another_run_is_named(checkpoint):
-    with pytest.raises(CheckpointError, match="another run .steps=12 there, 13 here"):
-        fit(small(), DENSITY, **{**RUN, "steps": 13}, checkpoint=checkpoint)
+    with pytest.raises(CheckpointError, match="another run .steps=12 there, 11 here"):
+        fit(small(), DENSITY, **{**RUN, "steps": 11}, checkpoint=checkpoint)
     with pytest.raises(CheckpointError, match="seed=0 there, 1 here"):
         fit(small(), DENSITY, **RUN, seed=1, checkpoint=checkpoint)
     other = DiffFlow.mlp(Schedule.geometric(steps=4), hidden=16, learn_backward_std=True)
