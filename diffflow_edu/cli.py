@@ -10,20 +10,17 @@ On several GPUs: accelerate launch -m diffflow_edu.cli train runs/cifar10 --imag
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from diffflow_edu import images, zoo
+from diffflow_edu import devices, images, zoo
+from diffflow_edu.files import to_json, write_new
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.scale import Config, machine, save_sheet
+from diffflow_edu.scale import Config, check_extra, machine, sheet_of
 from diffflow_edu.scale import train as train_run
-
-if TYPE_CHECKING:
-    import torch
 
 try:
     import tyro
@@ -52,6 +49,7 @@ def train(
         look_every: training steps between checkpoints.
         keep: how many checkpoints of a stage stay; the best model always does.
     """
+    check_extra()
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=config.precision)
@@ -76,14 +74,17 @@ def sample(
 
     Args:
         weights: a model.safetensors that `train` wrote.
-        out: the picture.
+        out: the picture, a name in .png; where it is taken, the next free one: samples-2.png, …
         n: how many.
         seed: of the noise.
         last_noise: add noise in the last step, too; without, it is the mean (Tweedie's formula).
     """
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"out must be the name of a picture, such as samples.png, got {out}")
     model = _image_model(weights)
     data_name = model.card["config"]["images"]
-    save_sheet(model.to(_device()), model.shape, out, n, seed, last_noise)
+    sheet = sheet_of(model.to(devices.accelerator()), model.shape, n, seed, last_noise)
+    out = write_new(out, sheet)
     print(f"{n} samples of {data_name}: {out}")
 
 
@@ -99,6 +100,8 @@ def evaluate(
 ) -> None:
     """Bits/dim and FID of a trained model on test pictures; also written beside it as JSON.
 
+    Of model.safetensors that is model.json, and model-2.json and so on where there is one.
+
     Args:
         weights: a model.safetensors that `train` wrote.
         steps: values of N to run its networks with; by default the one it was trained with. On
@@ -112,15 +115,15 @@ def evaluate(
             (Tweedie's formula).
         seed: of all noise.
     """
+    from diffflow_edu.evaluation import check_numbers, table, yardstick
     from diffflow_edu.evaluation import evaluate as evaluate_model
-    from diffflow_edu.evaluation import table, yardstick
 
-    model = _image_model(weights).to(_device())
-    data = images.load(model.card["config"]["images"]).to(_device())
-    net = yardstick(data, fid_n, fid, seed) if 0 < fid_n <= len(data.test) else None
+    model = _image_model(weights).to(devices.accelerator())
+    data = images.load(model.card["config"]["images"]).to(devices.accelerator())
+    check_numbers(data, n, ode_n, fid_n)
+    net = yardstick(data, fid_n, fid, seed) if fid_n else None
     options = {"last_noise": last_noise, "fid_net": net}
     rows = evaluate_model(model, data, steps or None, n, ode_n, fid_n, seed, **options)
-    print(table(rows, data, fid_n, net, model.schedule.steps))
     result = {
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "images": repr(data),
@@ -138,13 +141,14 @@ def evaluate(
         },
         "last_noise": last_noise,
         "seed": seed,
-        "machine": machine(_device()),
+        "machine": machine(devices.accelerator()),
         "rows": [asdict(row) for row in rows],
     }
-    out = weights.with_suffix(".json")
-    temporary = out.with_name(out.name + ".part")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(out)
+    try:
+        out = write_new(weights.with_suffix(".json"), to_json(result))
+    finally:  # a full disk is no reason to lose what was measured
+        print(table(rows, data, fid_n, net, model.schedule.steps))
+    print(f"Written: {out}")
 
 
 def download(name: tyro.conf.Positional[str]) -> None:
@@ -166,19 +170,17 @@ def list_() -> None:
 
 def _image_model(path: Path) -> DiffFlow:
     model = zoo.load(path)
-    if "config" not in model.card:
+    config = getattr(model, "card", {}).get("config")
+    if not isinstance(config, dict) or config.get("images") not in images.names():
         raise ValueError(f"{path} is not a model that `diffflow-edu train` wrote")
     return model
 
 
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def main() -> None:
     """Run a command; what is wrong with the input is told in a line, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a "≤" that the terminal lacks must not end the run
+            stream.reconfigure(errors="backslashreplace")
     commands = {
         "train": train,
         "sample": sample,
@@ -193,7 +195,7 @@ def main() -> None:
             description=__doc__,
             config=(tyro.conf.FlagConversionOff,),
         )
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, ArithmeticError, ImportError, OSError) as error:
         sys.exit(f"diffflow-edu: {error}")
     except KeyboardInterrupt:
         sys.exit("diffflow-edu: interrupted")

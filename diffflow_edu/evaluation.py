@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffflow_edu import fid, images
+from diffflow_edu.devices import double, fork_rng
 from diffflow_edu.inception import Inception
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import LogSNR, Schedule, check_whole
@@ -30,12 +31,12 @@ class Row:
     """A model on N steps. bits_per_dim: of the bound, an upper one; error: its standard error.
 
     ode: bits/dim of the probability flow; fid: in the features of `feature_net`; None where not
-    asked for or not to be had.
+    asked for or not to be had, as the error of one picture.
     """
 
     steps: int
     bits_per_dim: float
-    error: float
+    error: float | None
     ode: float | None
     fid: float | None
 
@@ -55,7 +56,7 @@ def on_grid(model: DiffFlow, steps: int, data: Tensor) -> DiffFlow:
     else:
         raise ValueError(f"steps: how to make {model.schedule} of another N is not known")
     other = DiffFlow(model.drift, model.score, schedule)
-    other.shape = model.shape
+    other.in_units_of(model)
     other.taught = model.schedule.times if model.taught is None else model.taught
     other.to(model.log_b_ratio.device).eval()
     other.calibrate(data)
@@ -63,14 +64,21 @@ def on_grid(model: DiffFlow, steps: int, data: Tensor) -> DiffFlow:
 
 
 class Shipped:
-    """FID in the features of the net that comes with the package for a set of pictures."""
+    """FID in the features of the net that comes with the package for a set of pictures.
+
+    floor: of n training pictures (fewer where there are fewer), beside the scores of n samples.
+    """
 
     def __init__(self, data: images.Images, n: int, device: torch.device, seed: int) -> None:
         self.net = fid.feature_net(data.name).to(device)
         self.name, self.sha256 = self.net.name, self.net.sha256
-        self.floor: float = self.net.card["floor"]
-        self.floor_images: int = self.net.card["floor_images"]
         self.wanted = fid.features(self.net, data.dequantise(data.test[:n], seed=seed))
+        train = data.train[:n]
+        self.n, self.floor_images = n, len(train)
+        if n == self.net.card["floor_images"]:
+            self.floor: float = self.net.card["floor"]
+        else:  # a distance falls with the number of pictures, and its floor with it
+            self.floor = self.distance(data.dequantise(train, seed=seed + 1))
 
     def distance(self, samples: Tensor) -> float:
         """Of samples (n, C, H, W) in [−1, 1] to as many test pictures."""
@@ -80,15 +88,31 @@ class Shipped:
 def yardstick(
     data: images.Images, n: int, net: Literal["shipped", "inception"] = "shipped", seed: int = 0
 ) -> Shipped | Inception:
-    """What measures the FID of n samples, with its name, sha256 and floor.
+    """What measures the FID of n samples, with its name, sha256 and floor at this n.
 
-    Raises ValueError for an unknown net, MissingError where Inception cannot be had.
+    Raises ValueError for an unknown net and for n below 2 or above the number of test pictures,
+    MissingError where Inception cannot be had.
     """
+    check_whole("n", n, least=2)
+    if n > len(data.test):
+        raise ValueError(f"n must be at most {len(data.test)} test pictures, got {n}")
     if net not in ("shipped", "inception"):
         raise ValueError(f"fid must be 'shipped' or 'inception', got {net!r}")
     if net == "inception":
         return Inception(data, n)
     return Shipped(data, n, data.test.device, seed)
+
+
+def check_numbers(data: images.Images, n: int | None, ode_n: int, fid_n: int) -> None:
+    """Raise a ValueError unless so many test pictures can be had, and are enough."""
+    for name, number in (("n", n), ("ode_n", ode_n), ("fid_n", fid_n)):
+        if number is None and name == "n":
+            continue
+        check_whole(name, number, least=1 if name == "n" else 0)
+        if number > len(data.test):
+            raise ValueError(f"{name} must be at most {len(data.test)} test pictures, got {number}")
+    if fid_n == 1:
+        raise ValueError("fid_n must be 0, or 2 or more to have a covariance, got 1")
 
 
 @torch.no_grad()
@@ -111,29 +135,29 @@ def evaluate(
     images, or a `fid_net` of `yardstick` for as many. last_noise: of the samples, see `sample`.
     Raises ValueError where test pictures are too few.
     """
+    check_numbers(data, n, ode_n, fid_n)
+    check_whole("batch", batch)
     n = min(1000, len(data.test)) if n is None else n
-    for name, number in (("n", n), ("ode_n", ode_n), ("fid_n", fid_n)):
-        check_whole(name, number, least=1 if name == "n" else 0)
-        if number > len(data.test):
-            raise ValueError(f"{name} must be at most {len(data.test)} test pictures, got {number}")
     device = model.log_b_ratio.device
     data = data.to(device)
     test = data.dequantise(data.test[: max(n, ode_n)], seed=seed)
     calibration = data.sample(CALIBRATION, seed=seed + 1)
     if fid_n and fid_net is None:
         fid_net = yardstick(data, fid_n, seed=seed)
+    if fid_n and fid_net.n != fid_n:
+        raise ValueError(f"fid_net must be of fid_n = {fid_n} pictures, is of {fid_net.n}")
 
     rows = []
     for number in steps or [model.schedule.steps]:
-        chain = model if steps is None else on_grid(model, number, calibration)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        chain = on_grid(model, number, calibration) if steps else model
+        with fork_rng(device):
             torch.manual_seed(seed)
-            bounds = torch.cat([chain.bound(part) for part in test[:n].split(batch)]).double()
+            bounds = double(torch.cat([chain.bound(part) for part in test[:n].split(batch)]))
         bits = data.bits_per_dim(bounds)
         ode = None
         if ode_n:
             log_p = [chain.log_prob(p, seed, trace="hutchinson") for p in test[:ode_n].split(batch)]
-            ode = float(data.bits_per_dim(-torch.cat(log_p).double().mean()))
+            ode = float(data.bits_per_dim(-double(torch.cat(log_p)).mean()))
         distance = None
         if fid_n:
             how = {"shape": data.shape, "last_noise": last_noise}
@@ -142,7 +166,7 @@ def evaluate(
                 for i in range(0, fid_n, batch)
             ]
             distance = fid_net.distance(torch.cat(parts))
-        error = float(bits.std()) / n**0.5
+        error = float(bits.std()) / n**0.5 if n > 1 else None
         rows.append(Row(chain.schedule.steps, float(bits.mean()), error, ode, distance))
     return rows
 
@@ -159,7 +183,7 @@ def table(
     fid_net: by default the shipped one. trained_steps: N of the model, where rows may have others.
     """
     if fid_n and fid_net is None:
-        fid_net = yardstick(data, 2)
+        fid_net = yardstick(data, fid_n)
     name = f"FID-{fid_net.name}" if fid_n else ""
     width = max(len(name), 9)
     head = f"{'N':>4}  {'bits/dim ≤':>15}  {'ODE':>7}  {name:>{width}}"
@@ -167,7 +191,7 @@ def table(
     for row in rows:
         ode = "" if row.ode is None else f"{row.ode:.3f}"
         distance = "" if row.fid is None else f"{row.fid:.2f}"
-        bits = f"{row.bits_per_dim:.3f} ± {row.error:.3f}"
+        bits = f"{row.bits_per_dim:.3f}" + ("" if row.error is None else f" ± {row.error:.3f}")
         lines.append(f"{row.steps:>4}  {bits:>15}  {ode:>7}  {distance:>{width}}".rstrip())
     if fid_n:
         lines.append(

@@ -69,7 +69,7 @@ class Inception:
                 f"from {URL} ({error}). Without a network: get it on another machine and put it "
                 "there; or --fid shipped takes the small feature net that comes with this package."
             ) from None
-        self.data, self.batch = data, batch
+        self.data, self.n, self.batch = data, n, batch
         self.metric = metric.to(data.test.device)  # its sums are in 64 bits
         self.sha256 = hashlib.sha256(weights_file().read_bytes()).hexdigest()
         self._show(data.test[:n], real=True)

@@ -7,12 +7,14 @@ A run lives in a folder:
     stage-0.safetensors       the model after a stage of training; each stage has its own N
     model.safetensors         the model after the last stage, and best.safetensors the best so far
     samples/…png, logs/       pictures and TensorBoard logs made on the way
+    lock                      held by the process that trains here, if any
 
 Training may be stopped at any time, by Ctrl-C, SIGTERM or `minutes`; the same command goes on.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import platform
@@ -20,8 +22,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,14 +33,23 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu import images, zoo
+from diffflow_edu.devices import fork_rng
+from diffflow_edu.files import to_json, write_whole
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule, check_positive, check_whole
+from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole
 from diffflow_edu.training import fit
 from diffflow_edu.unet import UNet, find_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
 
 HELD = 500
 """Training pictures kept from training, for the looks at checkpoints."""
@@ -57,7 +70,7 @@ class Config:
     steps: tuple[int, ...] = (30,)
     """N; several, such as 10 20 30, train with few steps first (progressive training)"""
     updates: int = 10_000
-    """training steps in all, shared evenly among the values of N"""
+    """training steps in all, shared evenly among the values of N; the last take what is over"""
     warm_start: int = 0
     """training steps of the diffusion inside a DiffFlow before the drift moves"""
     batch_size: int = 64
@@ -96,7 +109,7 @@ class Config:
         check_whole("updates", self.updates, least=len(self.steps))
         for name in ("batch_size", "accumulate"):
             check_whole(name, getattr(self, name))
-        check_whole("seed", self.seed, least=0)
+        check_seed(self.seed)
         check_positive(lr=self.lr)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be at least 0 and below 1, got {self.ema!r}")
@@ -113,6 +126,11 @@ class Config:
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False, got {self.compile!r}")
+
+    def updates_of(self, stage: int) -> int:
+        """Training steps of a stage, less those of a warm start."""
+        stages = len(self.steps)
+        return (stage + 1) * self.updates // stages - stage * self.updates // stages
 
     def recipe(self, steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
         """What `zoo.build` makes the model of a stage from."""
@@ -144,12 +162,14 @@ def train(
     many checkpoints of a stage stay.
     Returns the trained model, None where time was up or SIGTERM came first.
 
-    Raises ValueError where the folder holds a run of another config, DataError for pictures that
-    cannot be had, CheckpointError for a checkpoint that cannot be used.
+    Raises ValueError where the folder holds a run of another config or another process trains
+    there, DataError for pictures that cannot be had, CheckpointError for a checkpoint that cannot
+    be used, ImportError without the packages of the extra "images".
     """
+    check_extra()
     check_whole("look_every", look_every)
     check_whole("keep", keep)
-    if not minutes > 0:
+    if not (isinstance(minutes, Real) and minutes > 0):
         raise ValueError(f"minutes must be positive, got {minutes!r}")
     folder = Path(folder)
     data = images.load(config.images)
@@ -162,9 +182,23 @@ def train(
             f"precision is {config.precision!r} in the config and "
             f"{accelerator.mixed_precision!r} in the accelerator"
         )
-    if accelerator.is_main_process:
-        _claim(folder, config)
-    accelerator.wait_for_everyone()
+    with _locked(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            _claim(folder, config)
+        accelerator.wait_for_everyone()
+        return _train(config, folder, minutes, look_every, accelerator, keep, data)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    minutes: float,
+    look_every: int,
+    accelerator: Accelerator,
+    keep: int,
+    data: images.Images,
+) -> Process | None:
+    """What `train` says, in a folder that is ours."""
     data = data.to(accelerator.device)
     held = data.train[-HELD:]
     data = replace(data, train=data.train[:-HELD], train_labels=data.train_labels[:-HELD])
@@ -175,15 +209,16 @@ def train(
         for stage, steps in enumerate(config.steps):
             recipe = config.recipe(steps, data.shape)
             finished = folder / f"stage-{stage}.safetensors"
+            card = {"recipe": recipe, "config": asdict(config)}
             if finished.exists():
                 model = zoo.load(finished)
+                _check_stage(finished, model.card, config, recipe)
                 continue
             with _seeded(config.seed, accelerator.device):
                 model = successor(zoo.build(recipe), model)
             model.to(memory_format=layout(accelerator.device, config.precision))
             warm_start = config.warm_start if stage == 0 else 0
-            updates = config.updates // len(config.steps)
-            card = {"recipe": recipe, "config": asdict(config)}
+            updates = config.updates_of(stage)
             watch = Watch(folder, stage, card, data, held, look_every, accelerator)
             with compiled(model, config.compile):
                 history = fit(
@@ -286,7 +321,7 @@ class Watch:
         self.data, self.held, self.device = data, held, accelerator.device
         self.main = accelerator.is_main_process
         self.file = folder / "looks.json"
-        self.all = json.loads(self.file.read_text()) if self.file.exists() else []
+        self.all = _read_looks(self.file) if self.file.exists() else []
 
     @property
     def looks(self) -> list[dict[str, float]]:
@@ -322,10 +357,9 @@ class Watch:
         if best:  # before the look that says so
             zoo.save_model(self.folder / "best.safetensors", model, self.card | {"look": entry})
         self.all.append(entry)
-        temporary = self.file.with_name(self.file.name + ".part")
-        temporary.write_text(json.dumps(self.all, indent=1) + "\n")
-        temporary.replace(self.file)
-        save_sheet(model, self.data.shape, self.folder / "samples" / f"{self.stage}-{step:07d}.png")
+        write_whole(self.file, to_json(self.all))
+        sheet = sheet_of(model, self.data.shape)
+        write_whole(self.folder / "samples" / f"{self.stage}-{step:07d}.png", sheet)
         self._log(entry)
 
     def _log(self, entry: dict[str, float]) -> None:
@@ -338,25 +372,28 @@ class Watch:
 
 
 @torch.no_grad()
-def save_sheet(
-    model: Process,
-    shape: tuple[int, ...],
-    path: Path,
-    n: int = 64,
-    seed: int = 0,
-    last_noise: bool = False,
-) -> None:
-    """A sheet of n samples side by side, PNG, all or nothing. last_noise: see `sample`."""
+def sheet_of(
+    model: Process, shape: tuple[int, ...], n: int = 64, seed: int = 0, last_noise: bool = False
+) -> bytes:
+    """n samples side by side, as PNG. last_noise: see `sample`."""
     from PIL import Image
 
     from diffflow_edu.figures.images import image_bytes, mosaic
 
     samples = model.sample(n, seed=seed, shape=shape, last_noise=last_noise).start
     sheet = mosaic(image_bytes(samples[None].float().cpu().numpy())[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    Image.fromarray(sheet).save(temporary, format="PNG")
-    temporary.replace(path)
+    out = io.BytesIO()
+    Image.fromarray(sheet).save(out, format="PNG")
+    return out.getvalue()
+
+
+def check_extra() -> None:
+    """Raise an ImportError that says what to install unless runs can be trained and logged."""
+    missing = [name for name in ("accelerate", "tensorboard") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'training on images needs {" and ".join(missing)}: pip install "diffflow-edu[images]"'
+        )
 
 
 def machine(device: torch.device | None = None) -> str:
@@ -364,7 +401,7 @@ def machine(device: torch.device | None = None) -> str:
     if device is not None and device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     cpu = models[0] if models else platform.processor()
     threads = torch.get_num_threads()
@@ -374,31 +411,91 @@ def machine(device: torch.device | None = None) -> str:
 def _claim(folder: Path, config: Config) -> None:
     """Write the config into the folder, or see that it is the one that is there."""
     path = folder / "config.json"
-    wanted = json.loads(json.dumps(asdict(config)))
     if path.exists():
-        # Settings that are newer than the run are at their defaults there.
-        there = json.loads(json.dumps(asdict(Config()))) | json.loads(path.read_text())
-        differs = [
-            f"{name} is {there.get(name)!r} there, {value!r} here"
-            for name, value in wanted.items()
-            if there.get(name) != value
-        ]
+        differs = _differences(_read_json(path, dict), config)
         if differs:
             raise ValueError(
                 f"folder {folder} holds another run ({'; '.join(differs)}). Name another folder, "
                 "or repeat the command that began it to go on."
             )
         return
+    write_whole(path, to_json(asdict(config)))
+
+
+def _differences(there: dict[str, Any], config: Config) -> list[str]:
+    """In which settings, as JSON has them, a run differs from a config."""
+    # Settings that are newer than the run are at their defaults there.
+    ours, defaults = (json.loads(json.dumps(asdict(c))) for c in (config, Config()))
+    there = defaults | there
+    return [
+        f"{name} is {there.get(name)!r} there, {value!r} here"
+        for name, value in ours.items()
+        if there.get(name) != value
+    ]
+
+
+def _check_stage(path: Path, card: dict[str, Any], config: Config, recipe: dict[str, Any]) -> None:
+    """Raise a ValueError unless a finished stage is of this run."""
+    settings = card.get("config")
+    differs = _differences(settings, config) if isinstance(settings, dict) else ["no config there"]
+    if card["recipe"] != recipe:
+        differs.append(f"recipe is {card['recipe']!r} there, {recipe!r} here")
+    if differs:
+        raise ValueError(
+            f"{path} is not the model of this run's stage ({'; '.join(differs)}). Move it away to "
+            "train the stage anew."
+        )
+
+
+def _read_json(path: Path, kind: type) -> Any:  # noqa: ANN401
+    """What a JSON file holds. Raises ValueError that names the file unless that is a `kind`."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); it may be truncated") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path} must hold a {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _read_looks(path: Path) -> list[dict[str, float]]:
+    """What `Watch` wrote. Raises ValueError that names the file and what is wrong in it."""
+    looks = _read_json(path, list)
+    kinds = {"stage": int, "step": int, "bits_per_dim": (int, float)}
+    for i, look in enumerate(looks):
+        for name, kind in kinds.items():
+            value = look.get(name) if isinstance(look, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{path}: {name} of look {i} must be a number, got {value!r}")
+    return looks
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder is ours until we leave or die: the system then lets go of the lock by itself.
+
+    Raises ValueError where another process, or another thread, holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(wanted, indent=1) + "\n")
-    temporary.replace(path)
+    with open(folder / "lock", "a+b") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise ValueError(
+                f"folder {folder} is being trained in by another process. Wait for it, stop it, or "
+                "name another folder."
+            ) from None
+        yield
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators seeded, and afterwards as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with fork_rng(device):
         torch.manual_seed(seed)
         yield
 

@@ -79,7 +79,7 @@ def run_two(body, folder):
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
+    errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
 
 
@@ -184,7 +184,6 @@ def test_a_notebook_starts_two_processes_as_the_readme_says(tmp_path):
         env=os.environ | silent,
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -274,10 +273,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     script.write_text(textwrap.dedent(body))
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     path = tmp_path / "run.pt"
-    limit = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < limit and process.poll() is None:
+    # Until a second checkpoint is there: it is somewhere between two then.
+    while not path.with_name("run.pt.previous").exists() and process.poll() is None:
         time.sleep(0.05)
-    time.sleep(0.2)  # wherever it is then
     process.send_signal(signal.SIGKILL)
     process.wait()
     step = torch.load(path, weights_only=True)["step"]
