@@ -216,3 +216,44 @@ def test_a_schedule_that_is_none_of_ours():
     for kind in (DiffFlow, DDPM):
         with pytest.raises(ValueError, match="schedule must be a Schedule, got 5"):
             kind.mlp(5)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1.0, 0.5, 0.0], "got 1 then 0.5 at step 0"),
+        ([0.0, 0.5, 0.25], "got 0.5 then 0.25 at step 1"),
+        ([0.0, NAN, 1.0], "times must be finite, got nan"),
+        ([0.0, 1.0, INF], "times must be finite, got inf"),
+    ],
+)
+def test_a_trajectory_whose_times_fall_or_are_not_finite_is_refused(times, message):
+    with pytest.raises(ValueError, match=message):
+        Trajectory(torch.tensor(times), torch.zeros(3, 5, 2))
+    even = torch.tensor([0.0, 0.5, 0.5])  # two times of a fine grid that float32 cannot tell apart
+    assert len(Trajectory(even, torch.zeros(3, 5, 2))) == 3
+
+
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(2), torch.nn.AlphaDropout(0.1)], ids=repr
+)
+def test_a_network_that_answers_twice_differently_is_refused_by_the_adjoint(layer):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Sequential(torch.nn.Linear(2, 2), layer)
+
+        def forward(self, x, t):
+            return self.inner(x)
+
+    model = DiffFlow(lambda x, t: -x, Net(), Schedule.log_snr(3))
+    x = torch.randn(8, 2)
+    for use in (model.loss, model.bound):
+        with pytest.raises(
+            ValueError, match=rf"score.inner.1 is a {type(layer).__name__} in train"
+        ):
+            use(x)
+    model.bound(x, gradient="autograd").mean().backward()
+    with torch.no_grad():
+        assert model.loss(x).isfinite()
+    assert model.eval().loss(x).isfinite()

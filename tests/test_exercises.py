@@ -119,3 +119,48 @@ def test_a_slip_must_explain_every_case(capsys):
     slips = [Slip(lambda x: x, "you gave x back")]  # right at 0, where x = −x
     assert not check_function("f", lambda x: 2 * x, lambda x: -x, slips, cases, "right")
     assert "you gave x back" not in capsys.readouterr().out
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+class Opaque:
+    def __array__(self, *args, **options):
+        raise RuntimeError("no numbers here")
+
+    def __repr__(self):
+        raise RuntimeError("nothing to see")
+
+    def __float__(self):
+        raise RuntimeError("no number")
+
+    def __bool__(self):
+        raise RuntimeError("neither")
+
+
+def raising(error):
+    def answer(*args):
+        raise error
+
+    return answer
+
+
+HOSTILE = [
+    None, "a", b"b", 3, -1, math.nan, math.inf, 10**400, 1j, True, [], [[1], [2, 3]], {}, {"a": 1},
+    (None,), torch.zeros(3), torch.zeros(0), torch.full((4, 2), math.nan), Opaque(), object(), int,
+    np.array(["x"]), np.array([object()]), torch.zeros(2, dtype=torch.complex64),
+    lambda: 1, lambda *a: a, lambda *a: "s", lambda *a: Opaque(), lambda *a: torch.zeros(0),
+    lambda *a: torch.zeros(7, 7, 7), lambda *a: 10**400, lambda *a: torch.zeros(3).to_sparse(),
+    lambda *a: torch.zeros(2, device="meta"), lambda *a: iter(a), lambda *a: 1j,
+    raising(Unspeakable()), raising(ValueError("x")), raising(SystemExit(1)),
+    raising(RecursionError()), raising(StopIteration()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("check", exercises.__all__)
+def test_no_answer_makes_a_check_raise(check, capsys):
+    for answer in HOSTILE:
+        assert getattr(exercises, check)(answer) is False
+        assert capsys.readouterr().out.startswith("✗ ")

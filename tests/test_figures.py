@@ -194,3 +194,16 @@ def test_pictures_leave_the_readers_style_alone():
     figures.film_strip(trajectory(), steps=2)
     figures.loss_curve(SimpleNamespace(loss=[1.0, 2.0]))
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("words", ["cost $a_{b$", r"$\foo{$", "$x^2$ is fine", "5 $"])
+def test_words_that_are_no_mathtext_are_drawn_letter_by_letter(words):
+    path = Trajectory(torch.linspace(0, 1, 3), torch.randn(3, 5, 2))
+    history = SimpleNamespace(loss=[1.0, 2.0])
+    for figure in (
+        figures.film_strip({words: path}, title=words),
+        figures.paths(path, title=words),
+        figures.loss_curve({words: history, "b": history}, title=words),
+    ):
+        figure.canvas.draw()
+        plt.close(figure)

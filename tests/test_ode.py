@@ -321,3 +321,51 @@ def test_probes_say_what_they_cannot_be():
         draw_probes(torch.ones(2, 2), 0)
     with pytest.raises(ValueError, match="probe must be 'rademacher' or 'gaussian', got 'uniform'"):
         draw_probes(torch.ones(2, 2), 1, "uniform")
+
+
+def stiff_in_places(x, t):
+    """A field whose rate is 1 for most particles, and 40 in a narrow ring."""
+    rate = 1 + 40 * torch.exp(-50 * (x.norm(dim=1, keepdim=True) - 1).square())
+    return torch.cos(6 * t) * rate * x.flip(1) * torch.tensor([-1.0, 1.0], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("with_divergence", [False, True])
+def test_by_the_worst_particle_one_is_right_to_the_tolerance_in_any_batch(with_divergence):
+    few, many = normals(1, 2), 3 + normals(400, 2)
+    few = few / few.norm()  # in the ring, all others far from it
+    times = torch.tensor([0.0, 1.0])
+
+    def error(how):
+        solver = Solver(rtol=1e-4, atol=1e-4, error=how)
+        both = torch.cat([few, many])
+        found = integrate(stiff_in_places, both, times, solver, with_divergence)
+        truth = integrate(stiff_in_places, few, times, TIGHT, with_divergence)
+        return float((found.states[-1, :1] - truth.states[-1]).abs().max())
+
+    alone = Solver(rtol=1e-4, atol=1e-4)
+    own = integrate(stiff_in_places, few, times, alone, with_divergence).states[-1]
+    truth = integrate(stiff_in_places, few, times, TIGHT, with_divergence).states[-1]
+    # The ring's particle alone errs by a few tolerances; one of 401, its error counts a twentieth.
+    assert error("max") <= 2 * float((own - truth).abs().max())
+    assert error("max") < 0.3 * error("rms")
+
+
+def test_the_adjoint_follows_the_worst_particle_too():
+    field = net()
+    x = normals(5, 3)
+    ends = [
+        integrate(field, x, torch.tensor([0.0, 1.0]), Solver(rtol=1e-9, atol=1e-9, error=how),
+                  gradient="adjoint").states[-1].square().sum()
+        for how in ("rms", "max")
+    ]  # fmt: skip
+    grads = [torch.autograd.grad(end, list(field.parameters()), allow_unused=True) for end in ends]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_an_error_that_is_neither_is_refused():
+    with pytest.raises(ValueError, match="error must be 'rms' or 'max', got 'mean'"):
+        Solver(error="mean")
+    assert repr(Solver(error="max")) == "Solver(dopri5, rtol=1e-05, atol=1e-05, error='max')"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
 from pathlib import Path
 
@@ -329,3 +330,43 @@ def test_trajectories_that_cannot_be_played_are_refused(trajectories, message):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         play(trajectory(2), **options)
+
+
+HOSTILE_WORDS = [
+    "cost $a_{b$",
+    r"$\foo{$",
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]> & \u2028 \u2029 \x00",
+    "$" + "{" * 40 + "$",
+    "100 $ and 200 $ more",
+    "half a \ud800 pair",
+]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # no font has them all
+@pytest.mark.parametrize("words", HOSTILE_WORDS)
+def test_any_words_can_be_a_title_a_panel_a_dial_a_setting_or_a_colouring(words, tmp_path):
+    path = trajectory(steps=2, particles=5)
+    runs = {words: {words: {words: path}, 5: {words: path}}}
+    p = play(runs, color={words: torch.arange(5)}, title=words)
+    assert p.png.startswith(b"\x89PNG")
+    p.save_gif(tmp_path / "a.gif")
+    p.save_html(tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    plain = play({"b": path}, title="a")
+    plain.save_html(tmp_path / "b.html")
+    for mark in ("<script", "</script", "<!--"):  # no more of them than in a page of plain words
+        assert page.count(mark) == (tmp_path / "b.html").read_text(encoding="utf-8").count(mark)
+    state = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    assert state["spec"]["title"] == words
+    assert state["spec"]["panels"] == [words]
+
+
+def test_a_distance_to_data_stands_beside_what_as_many_data_have():
+    density = toy.load("ring")
+    path = Trajectory(torch.tensor([0.0, 1.0]), density.sample(300, seed=5).expand(2, -1, -1))
+    (metrics,) = play({"a": path}, density=density).spec["runs"][0]["metrics"]
+    assert metrics["n"] == 300
+    # Both are W2 between two draws of 300 points of the ring: a factor of three is chance.
+    assert 1 / 3 < metrics["W2 to data"][0] / metrics["floor"] < 3

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffflow_edu import toy
-from diffflow_edu.figures import film_strip
+from diffflow_edu.figures import film_strip, image_sheets
 from diffflow_edu.figures.images import columns_for, image_bytes, mosaic
 from diffflow_edu.player import Player, play
 from diffflow_edu.player.pack import IMAGE_BYTES, MOST_IMAGES
@@ -141,3 +141,24 @@ def test_images_and_points_do_not_mix():
         play({"N": {1: images(shape=(6, 7)), 2: images(shape=(7, 6))}})
     with pytest.raises(ValueError, match="color is for points"):
         film_strip(images(), color=[0] * 5)
+
+
+@pytest.mark.parametrize("top", [15.0, 255.0])
+def test_levels_in_place_of_pixels_are_refused_with_the_range_that_is_wanted(top):
+    levels = Trajectory(torch.linspace(0, 1, 3), top * torch.rand(3, 5, 8, 8))
+    wanted = r"pixels from −1 \(black\) to 1 \(white\), clipped beyond; on the data side they reach"
+    with pytest.raises(ValueError, match=rf"trajectories\['a'\] must hold {wanted}"):
+        play({"a": levels})
+    with pytest.raises(ValueError, match=wanted):
+        film_strip(levels)
+    with pytest.raises(ValueError, match=wanted):
+        image_sheets({"a": levels.start})
+
+
+def test_noise_beyond_the_range_and_an_image_that_ran_away_are_drawn():
+    states = torch.rand(3, 5, 8, 8) * 2 - 1
+    states[2] *= 100  # the noise side of a chain that does not keep its variance
+    states[0, 1] = 1e6
+    states[0, 2] = torch.nan
+    assert play(Trajectory(torch.linspace(0, 1, 3), states)).spec["points"] == 5
+    assert image_sheets({"a": 1.5 * torch.randn(9, 8, 8).clamp(-2, 2)}).axes

@@ -1,11 +1,15 @@
 """Schedules against the paper's equations and against the SDE they discretise."""
 
+import math
 import pickle
+import re
 
 import pytest
 import torch
 
-from diffflow_edu import Schedule
+from diffflow_edu import DiffFlow, Schedule, toy
+from diffflow_edu.metrics import sliced_w2, w2_to_normal
+from diffflow_edu.processes.score_matching import sliced_score_matching
 
 CHAINS = {
     "log_snr": lambda steps: Schedule.log_snr(steps=steps),
@@ -172,3 +176,90 @@ def test_the_flexible_grid_is_fresh_at_every_draw_and_stays_between_its_knots(st
 def test_a_flexible_grid_of_one_step_has_nothing_to_draw():
     schedule = Schedule.polynomial(steps=1, flexible=True)
     assert schedule.draw().times.tolist() == schedule.times.tolist()
+
+
+def by_hand(**changed) -> Schedule:
+    """A chain of three steps, built from its coefficients, some of them changed."""
+    made = Schedule.log_snr(steps=3)
+    names = ("times", "k", "h", "s", "e", "b", "e_ode", "noise_process")
+    return Schedule(**({name: getattr(made, name) for name in names} | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"b": [0.1, -0.2, 0.3]}, "b must be positive and finite, got -0.2 at step 1"),
+        ({"k": [1.0, 1.0, 0.0]}, "k must be positive and finite, got 0 at step 2"),
+        ({"s": [0.1, 0.1, math.nan]}, "s must be positive and finite, got nan at step 2"),
+        ({"h": [math.inf, 1.0, 1.0]}, "h must be finite, got inf at step 0"),
+        ({"e": [0.1, 0.2]}, "e must hold one number a step, (3,), got (2,)"),
+        ({"e_ode": "none"}, "e_ode must be numbers, got 'none'"),
+        ({"times": [0.0, 0.5, 0.4, 1.0]}, "times must rise strictly, got 0.5 then 0.4 at step 1"),
+        ({"times": [0.1, 0.2, 0.4, 1.0]}, "times must start at 0 (the data side), got 0.1"),
+        ({"noise_process": None}, "noise_process must be a NoiseProcess such as LogSNR"),
+        ({"redraw": 3}, "redraw must be callable as redraw(), got 3"),
+    ],
+)
+def test_a_schedule_built_by_hand_names_the_coefficient_the_step_and_the_value(changed, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        by_hand(**changed)
+
+
+def test_coefficients_are_kept_in_float64_whatever_they_came_in():
+    made = by_hand(b=[0.1, 0.2, 0.3], s=torch.ones(3))
+    assert (made.b.dtype, made.s.dtype) == (torch.float64, torch.float64)
+    assert made.b.tolist() == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schedule.log_snr(r_max=1e300), "r_max must be from 1e-18 to 1e+18, got 1e+300"),
+        (lambda: Schedule.log_snr(r_min=1e-300), "r_min must be from 1e-18 to 1e+18, got 1e-300"),
+        (lambda: Schedule.geometric(s_max=1e200), "s_max must be from 1e-18 to 1e+18, got 1e+200"),
+        (lambda: Schedule.euler([0.0, 1.0], g=1e200), "e must be finite, got inf at step 0"),
+    ],
+)
+def test_numbers_whose_coefficients_are_not_finite_are_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e18])
+def test_the_largest_and_the_smallest_numbers_make_coefficients_that_float32_holds(size):
+    c = Schedule.log_snr(steps=5, r_min=min(size, 1e17), r_max=max(size, 1e-17))
+    for name in ("k", "s", "b"):
+        values = getattr(c, name).float()
+        assert (values > 0).all() and values.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "chain", [Schedule.polynomial(10), Schedule.geometric(10), Schedule.euler([0.0, 0.5, 1.0], 1.0)]
+)
+def test_what_cannot_be_respaced_is_told_in_words(chain):
+    with pytest.raises(ValueError, match="only a chain whose linear part") as told:
+        chain.respaced(2)
+    with pytest.raises(ValueError, match="must be variance preserving") as other:
+        Schedule.at([0.0, 1.0], chain.noise_process)
+    for message in (str(told.value), str(other.value), repr(chain.noise_process)):
+        assert "tensor(" not in message
+        assert len(message) < 300
+
+
+@pytest.mark.parametrize("seed", [2**70, 2**63, -1, 1.5, True, "a", torch.zeros(100)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda seed: toy.load("ring").sample(3, seed=seed),
+        lambda seed: DiffFlow(lambda x, t: -x, lambda x, t: -x, Schedule.log_snr(2)).sample(
+            3, seed
+        ),
+        lambda seed: sliced_w2(torch.zeros(3, 2), torch.zeros(3, 2), seed=seed),
+        lambda seed: w2_to_normal(torch.zeros(3, 2), seed=seed),
+        lambda seed: sliced_score_matching(lambda x, t: -x, torch.zeros(3, 2), seed=seed),
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_refused_by_name(use, seed):
+    with pytest.raises(ValueError, match=r"^seed") as told:
+        use(seed)
+    assert "tensor([" not in str(told.value)

@@ -53,8 +53,8 @@ def find_fault(
     for case in cases:
         try:
             value = answer(*_copies(case))
-        except Exception as error:  # whatever a student's code may raise is an answer too
-            return f"your function raised {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # whatever a student's code raises is an answer
+            return f"your function raised {type(error).__name__}: {_words_of(error)}"
         found.append(_as_tensor(value))
         fault = fault or _fault_of_value(value, truth(*_copies(case)))
     if fault is None and _agree(found, truth, cases):
@@ -91,7 +91,7 @@ def _agree(
     """Whether the values are what the function gives, up to rounding, in every case."""
     for value, case in zip(values, cases, strict=True):
         other = _as_tensor(function(*_copies(case)))
-        if value is None or value.shape != other.shape:
+        if value is None or value.shape != other.shape or value.numel() == 0:
             return False
         # Written so that a NaN agrees with nothing.
         if not float((value - other).abs().max()) <= RTOL * (1 + float(other.abs().max())):
@@ -109,9 +109,16 @@ def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, (str, bytes)):
         return None
     try:
-        return torch.as_tensor(value).detach().cpu().to(torch.float64)
+        return torch.as_tensor(value).detach().cpu().to_dense().to(torch.float64)
     except Exception:  # what as_tensor raises depends on what it was given
         return None
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error of the student's own class
+        return "it cannot even say what"
 
 
 def _describe(value: Any) -> str:

@@ -51,7 +51,8 @@ class CNF(Process):
         "gaussian"); by default exact up to 16 dimensions.
     solver: how the ODE is integrated; by default dopri5 to 1e-5.
     train_steps: in training mode `loss` takes so many steps of rk4 instead: cheap, and of a known
-        cost. None trains through `solver`.
+        cost. It is rk4's −log p, which a field that bends too fast for so few steps makes look
+        better than it is; ``-model.log_prob(x)`` is the truth. None trains through `solver`.
     gradient: "direct" goes through every step and keeps them all, "adjoint" keeps only the ends and
         solves a second ODE; by default direct in fixed steps, adjoint in adaptive ones.
     kinetic, jacobian: weights of the regularisers ∫‖f‖² dt and ∫‖∂f/∂x‖²_F dt in `loss` (RNODE,
@@ -157,7 +158,8 @@ class CNF(Process):
         """log p(x) in nats, by the ODE: log N(x_T; 0, I) + ∫ tr(∂f/∂x) dt.
 
         x: (B, *shape). seed: of Hutchinson's probes; None takes torch's global generator.
-        Returns (B,), exact to the solver's tolerance, or an unbiased estimate of it.
+        Returns (B,), exact to the solver's tolerance, or an unbiased estimate of it. The particles
+        share their steps: within the tolerance, one depends on its batch (`Solver.error`).
         """
         x = self._enter(x)
         end = self._flow(x, self.solver, generator_for(seed, x.device))
@@ -168,7 +170,12 @@ class CNF(Process):
         return -self.log_prob(x, seed)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Mean −log p(x) plus the regularisers, 0-d; in `train_steps` steps of rk4 if training."""
+        """Mean −log p(x) plus the regularisers, 0-d.
+
+        In training mode by `train_steps` steps of rk4, whose error the field learns to use: what
+        `History` shows may lie below the true −log p, which `log_prob` gives, and the loss in eval
+        mode.
+        """
         x = self._enter(x)
         fixed = self.training and self.train_steps is not None
         solver = Solver("rk4", steps=self.train_steps) if fixed else self.solver

@@ -23,7 +23,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import Field
-from diffflow_edu.schedules import check_positive, check_whole
+from diffflow_edu.schedules import check_positive, check_whole, shortly
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED_STEP = ("rk4", "midpoint", "euler")
@@ -40,9 +40,15 @@ class Solver:
     """How to integrate: adaptive to a tolerance, or in equal steps.
 
     method: "dopri5" (default), "dopri8", "bosh3" or "adaptive_heun" choose their own steps so that
-        the local error of each stays below atol + rtol |x| (root mean square over the particles);
-        "rk4", "midpoint" and "euler" take `steps` equal ones.
+        the local error of each stays below atol + rtol |x|; "rk4", "midpoint" and "euler" take
+        `steps` equal ones.
     max_evaluations: of the field, before an adaptive solver gives up with a SolverError.
+    error: of a step, over the particles: "rms", the root mean square, or "max", the worst
+        particle's. All particles of a batch share their steps, so with "rms" the log p of one
+        depends a little on the others: of a DDPM on olympic_rings at 1e-4, the worst of 25 points
+        among 400 is .007 nats from the truth; with "max" it is .0004, for 350 evaluations in place
+        of 218. One particle far out makes the steps of all short: where that ends in a
+        SolverError, or costs too much, integrate it in a batch of its own.
 
     >>> Solver(rtol=1e-7, atol=1e-7)
     Solver(dopri5, rtol=1e-07, atol=1e-07)
@@ -55,6 +61,7 @@ class Solver:
     atol: float = 1e-5
     steps: int | None = None
     max_evaluations: int = 10_000
+    error: Literal["rms", "max"] = "rms"
 
     def __post_init__(self) -> None:
         if self.method not in ADAPTIVE + FIXED_STEP:
@@ -62,6 +69,8 @@ class Solver:
             raise ValueError(f"method must be one of {known}, got {self.method!r}")
         check_positive(rtol=self.rtol, atol=self.atol)
         check_whole("max_evaluations", self.max_evaluations)
+        if self.error not in ("rms", "max"):
+            raise ValueError(f"error must be 'rms' or 'max', got {shortly(self.error)}")
         if self.adaptive and self.steps is not None:
             raise ValueError(
                 f"steps belongs to a fixed-step method ({', '.join(FIXED_STEP)}); {self.method} "
@@ -77,6 +86,8 @@ class Solver:
 
     def __repr__(self) -> str:
         how = f"rtol={self.rtol:g}, atol={self.atol:g}" if self.adaptive else f"steps={self.steps}"
+        if self.adaptive and self.error == "max":
+            how += ", error='max'"
         return f"Solver({self.method}, {how})"
 
 
@@ -237,6 +248,8 @@ def integrate(
     if solver.adaptive:
         there = {"step_t": torch.cat([inner, times[-1:]])}
         back = {"step_t": torch.cat([inner, times[:1]])}
+        if solver.error == "max":
+            there["norm"] = worst_particle
     numbers = {"rtol": solver.rtol, "atol": solver.atol}
     numbers |= {"method": solver.method, "options": there}
     if gradient == "adjoint" and torch.is_grad_enabled():
@@ -255,6 +268,16 @@ def integrate(
         jacobian=integrals[-1][-1] if penalties else None,
         evaluations=evaluations,
     )
+
+
+def worst_particle(state: tuple[Tensor, ...]) -> Tensor:
+    """The size of an error, tensors (B, ...): root mean square within a particle, then the worst.
+
+    >>> worst_particle((torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([1.0, -2.0])))
+    tensor(3.5355)
+    """
+    sizes = [part.reshape(len(part), -1).square().mean(1).max().sqrt() for part in state]
+    return torch.stack(sizes).max()
 
 
 def learned(field: Field, x: Tensor, t: Tensor) -> list[Tensor]:
