@@ -195,6 +195,8 @@ class DiffFlow(Process):
         """
         if gradient not in ("adjoint", "autograd"):
             raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
+        if gradient == "adjoint":
+            _check_repeatable(self)
         schedule, x = self._checked(x, noise, seed)
         if seed is not None:
             draw = Normals(seed, x.shape, x)
@@ -213,6 +215,7 @@ class DiffFlow(Process):
 
     def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient."""
+        _check_repeatable(self)
         schedule, x = self._checked(x, noise)
         return path_loss(self, schedule, x, noise)
 
@@ -381,3 +384,19 @@ def check_schedule(schedule: Schedule) -> None:
     """Raise a ValueError unless it is a Schedule."""
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
+
+
+def _check_repeatable(model: nn.Module) -> None:
+    """Raise a ValueError for a module that gives another answer when the adjoint runs it again."""
+    if not torch.is_grad_enabled():
+        return
+    for name, module in model.named_modules():
+        masks = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if module.training and (masks or counts or isinstance(module, nn.RReLU)):
+            what = "would count each batch twice" if counts else "would draw twice"
+            raise ValueError(
+                f"{name} is a {type(module).__name__} in training mode, and the adjoint runs each "
+                f"network twice, so that it {what}: leave it out, or take "
+                "bound(x, gradient='autograd').mean() in place of the loss"
+            )
