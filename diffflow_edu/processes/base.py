@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -115,6 +116,28 @@ def check_data(x: Tensor, weights: Iterable[Tensor], name: str = "x") -> None:
         raise ValueError(
             f"{name} must be {', '.join(map(str, ours))} like the model's networks, got {x.dtype}; "
             f"convert it with {name}.float() or {name}.double(), or the model with model.double()"
+        )
+
+
+def warn_of_levels(x: Tensor) -> None:
+    """Warn where x (B, *shape) are pictures in whole grey levels: a density is of real numbers.
+
+    Pictures have 16 numbers or more; theirs are few and all on one lattice, so that many are equal.
+    """
+    if x[0].numel() < 16:
+        return
+    values = x.detach().flatten()[:2048].cpu()
+    levels = values.unique()
+    if not 2 < len(levels) <= min(256, len(values) // 2):
+        return
+    steps = levels.diff().double()
+    steps = steps / steps.min()
+    if bool(((steps - steps.round()).abs() < 0.05).all()):
+        warnings.warn(
+            f"x holds only {len(levels)} levels at equal distances, like pictures that were not "
+            "dequantised: a density there can be made as large as one likes, and bits/dim say "
+            "nothing. Images.dequantise adds the uniform noise that they need.",
+            stacklevel=4,
         )
 
 
@@ -306,6 +329,8 @@ class Process(nn.Module):
     def _enter(self, x: Tensor) -> Tensor:
         """Data x (B, *shape), checked, in the units of the networks: (x − mean)/scale."""
         self._check_data(x)
+        if not self.training:
+            warn_of_levels(x)
         keeper = self._keeper()
         keeper._seen = tuple(x.shape[1:])
         if not keeper.standardised:
@@ -335,6 +360,13 @@ class Process(nn.Module):
         """
         keeper = self._keeper()
         return x[0].numel() * keeper.data_scale.to(x).log() if keeper.standardised else 0.0
+
+    def _per_data(self, log_p: Tensor, x: Tensor) -> Tensor:
+        """log p of data in their own units from that of x = (data − mean)/scale, nats. Like log_p.
+
+        x: (B, *shape).
+        """
+        return log_p - self._volume(x) if self.standardised else log_p
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # Weights of a standardised model bring their mean and scale with them.

@@ -163,7 +163,7 @@ class CNF(Process):
         """
         x = self._enter(x)
         end = self._flow(x, self.solver, generator_for(seed, x.device))
-        return standard_normal_log_prob(end.states[-1]) + end.log_det[-1] - self._volume(x)
+        return self._per_data(standard_normal_log_prob(end.states[-1]) + end.log_det[-1], x)
 
     def bound(self, x: Tensor, seed: int | None = None) -> Tensor:
         """−log p(x) in nats: a flow's bound is tight. x: (B, *shape). Returns (B,)."""
@@ -181,9 +181,8 @@ class CNF(Process):
         solver = Solver("rk4", steps=self.train_steps) if fixed else self.solver
         penalties = self.kinetic > 0 or self.jacobian > 0
         end = self._flow(x, solver, None, penalties)
-        loss = -(standard_normal_log_prob(end.states[-1]) + end.log_det[-1]).mean() + self._volume(
-            x
-        )
+        log_p = standard_normal_log_prob(end.states[-1]) + end.log_det[-1]
+        loss = -self._per_data(log_p, x).mean()
         if penalties:
             loss = loss + (self.kinetic * end.kinetic + self.jacobian * end.jacobian).mean()
         return loss

@@ -178,7 +178,7 @@ class CouplingFlow(Process):
         x = self._enter(x)
         check_seeds(seed, len(x))
         z, log_det = self.to_noise(x)
-        return standard_normal_log_prob(z) + log_det - self._volume(x)
+        return self._per_data(standard_normal_log_prob(z) + log_det, x)
 
     def bound(self, x: Tensor, seed: Seed = None) -> Tensor:
         """−log p(x) itself, in nats. x: (B, dim). Returns (B,). seed: not used."""
