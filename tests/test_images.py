@@ -6,6 +6,7 @@ import io
 import math
 import pickle
 import tarfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffflow_edu import download, fit, images
+from diffflow_edu import DDPM, Schedule, download, fit, images
 from diffflow_edu.download import DataError
 from diffflow_edu.processes.coupling import CouplingFlow
 
@@ -374,6 +375,23 @@ def test_uniform_noise_costs_the_bits_that_a_grey_level_holds(digits):
     bits = replace(digits, levels=256).bits_per_dim(64 * math.log(2))
     assert bits == pytest.approx(8)
     assert digits.bits_per_dim(64 * math.log(2)) == pytest.approx(math.log2(17))
+
+
+@pytest.mark.parametrize("model", [DDPM, CouplingFlow])
+def test_pictures_that_were_not_dequantised_are_named_where_their_bits_are_asked_for(digits, model):
+    if model is DDPM:
+        schedule = Schedule.log_snr(2, r_min=0.1)
+        model, shape = DDPM(torch.nn.Identity(), schedule), (1, 8, 8)
+        model.score.forward = lambda x, t: -x
+    else:
+        model, shape = CouplingFlow(dim=64, layers=1, hidden=4), (64,)
+    model.eval()
+    whole = (digits.test[:30] * (2 / 17) - 1).reshape(30, *shape)
+    with pytest.warns(UserWarning, match="only 17 levels .*not dequantised.*Images.dequantise"):
+        model.bound(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.bound(digits.dequantise(digits.test[:30], seed=0).reshape(30, *shape))
 
 
 def test_batches_are_drawn_by_seed_and_leave_the_global_generator_alone(digits):
