@@ -365,8 +365,8 @@ def doubts(source: Source, model: Process, batch: Tensor) -> list[str]:
         rows = max(ENOUGH, PIECE // batch[0].numel())
         n, mean, variance = moments(source, count=min(MEASURED, rows))
     else:
-        while len(batch) < ENOUGH:
-            batch = torch.cat([batch, source.draw(len(batch))])
+        more = range(len(batch), ENOUGH, len(batch))
+        batch = torch.cat([batch, *(source.draw(len(batch)) for _ in more)])
         n, mean, variance = moments(source, batch)
     if n < 2:
         return []

@@ -161,6 +161,7 @@ def fit(
         with fork_rng(like.device):
             torch.manual_seed(seed)
             said = _look_at(source, held, model, batch_size, standardise)
+            torch.manual_seed(seed + 1_000_003 * processes.rank)
             known = settings(model)
             batch = check_fits(source, model, batch_size)
             check_learnables(model, batch[:2])
