@@ -167,7 +167,9 @@ class DiffFlow(Process):
         x, x_next: (B, *shape), particles at times t_i and t_{i+1}. Returns (B, *shape).
         """
         mean = self.backward_mean(x_next, i, schedule)
-        return (x - mean) / self.backward_std(schedule)[i]
+        b = self.backward_std(schedule)[i]
+        # Its gradient is made where x is, and there may be no float64.
+        return (x - mean) / (b if x.is_cpu else b.to(x))
 
     # The objective -------------------------------------------------------------------------------
 

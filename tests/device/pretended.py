@@ -1,7 +1,8 @@
-"""A device that is not there: its tensors say they live elsewhere and keep their numbers on the CPU.
+"""A device that is not there: its tensors say they live elsewhere, their numbers are on the CPU.
 
-It refuses what CUDA refuses, in the same words: operands on two devices (a CPU number, 0-d, may join
-in), indices on the device for a tensor on the CPU, a generator of another device, `.numpy()`. Its
+It refuses what CUDA refuses, in the same words: operands on two devices (a CPU number, 0-d, may
+join in), indices on the device for a tensor on the CPU, a generator of another device, `.numpy()`.
+Its
 random numbers are its own, so whoever seeds or restores the CPU's alone is found out. Without
 float64 it is an Apple GPU. Registered once a process and for good, hence in a process of its own.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -105,6 +107,12 @@ class Pretended(Tensor):
         return plain.__reduce_ex__(protocol)
 
 
+@cache
+def _aliases(func: Any) -> bool:
+    """Whether an operation returns what it was given, or a view of it."""
+    return any(value.alias_info is not None for value in func._schema.returns)
+
+
 def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     here = [isinstance(t, Pretended) for t in tensors]
@@ -132,7 +140,8 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
         if func.overloadpacket is aten._to_copy and out is inner_args[0]:
             out = out.clone()
         out = tree_map_only(Tensor, Pretended, out)
-    return return_and_correct_aliasing(func, args, kwargs, out) if any(here) else out
+    aliased = any(here) and _aliases(func)
+    return return_and_correct_aliasing(func, args, kwargs, out) if aliased else out
 
 
 def _refuse_mixed(func: Any, args: tuple, tensors: list[Tensor]) -> None:
@@ -241,6 +250,8 @@ def pretended_device(float64: bool = True) -> Iterator[torch.device]:
         with ExitStack() as stack:
             stack.enter_context(_Operations())
             stack.enter_context(_Calls())
+            # Backward in this thread: torch's own for a device is not made for one in Python.
+            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             yield DEVICE
     finally:
         has_float64, torch.Generator = before, _TorchGenerator
