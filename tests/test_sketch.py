@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from diffflow_edu import toy
 from diffflow_edu.player import sketch as sketch_module
 from diffflow_edu.player.player import Player
 from diffflow_edu.player.sketch import FRAME_REACH, PRESETS, SketchPad, sketch
+from diffflow_edu.toy import from_strokes
+from diffflow_edu.toy import strokes as strokes_module
 from diffflow_edu.toy.strokes import simplified
 
 SCRIPT = Path(sketch_module.__file__).with_name("sketch.js").read_text(encoding="utf-8")
@@ -162,7 +166,9 @@ def test_what_needs_a_model_says_that_there_is_none_yet():
         ({"width": None}, "width must be a number, got None"),
         ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
         ({"warm_start": 2.5}, "warm_start must be a whole number, 0 or more, got 2.5"),
-        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"seed": "a"}, "seed must be a whole number, 0 or more, got 'a'"),
+        ({"seed": 2**70}, r"seed must be below 2\*\*63, got 1180591620717411303424"),
+        ({"seconds": 0}, "seconds must be positive and finite, got 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
@@ -340,17 +346,33 @@ def test_a_click_on_stop_ends_training_with_what_it_has(monkeypatch):
     assert len(short.train().loss) == 5
 
 
-def test_training_ends_at_the_time_limit_and_says_so(monkeypatch):
-    monkeypatch.setattr("diffflow_edu.player.sketch.LONGEST_TRAINING", 0.0)
-    pad = tiny(steps=1000, warm_start=500)
+def test_training_ends_at_the_time_limit_and_says_so():
+    pad = tiny(steps=1000, warm_start=500, seconds=1e-9)
     history = pad.train()
     assert len(history.loss) == 1
-    assert pad.progress["message"] == (
-        "The time is up after 0 s, at step 1 of 1500, before the drift began to learn. "
-        "This is what was learned by then."
+    assert re.fullmatch(
+        r"The time is up after \d+ s, at step 1 of 1500, before the drift began to learn\. "
+        r"This is what was learned by then\.",
+        pad.progress["message"],
     )
     assert pad.model is not None
     assert sketch_module.LONGEST_TRAINING <= 30
+
+
+def test_only_processor_time_counts_and_the_drift_has_its_share_at_the_end(
+    monkeypatch,
+):
+    # A step takes a second of this thread's time, and an hour by the clock on a busy machine.
+    clock = itertools.count()
+    hours = itertools.count(step=3600)
+    clocks = SimpleNamespace(
+        thread_time=lambda: float(next(clock)), perf_counter=lambda: float(next(hours))
+    )
+    monkeypatch.setattr(sketch_module, "time", clocks)
+    monkeypatch.setattr(sketch_module, "JOINT_COST", 1.0)
+    monkeypatch.setattr(sketch_module, "FRAME_SECONDS", 1e9)
+    pad = tiny(steps=50, warm_start=10, seconds=12)
+    assert len(pad.train().loss) == 21  # 10 of warm start, 50/60 of 12 s, and a step
 
 
 def test_a_pad_trains_once_at_a_time():
@@ -430,3 +452,28 @@ def test_the_script_asks_for_nothing_from_the_network_and_touches_no_global_styl
     for banned in ("attachShadow", "document.head", "<style", "innerHTML", ".id ="):
         assert banned not in SCRIPT
     assert "export default { render }" in SCRIPT
+
+
+def test_a_stroke_of_200_000_points_is_thinned_to_its_shape_in_bounded_work(monkeypatch):
+    turns = np.linspace(0, 1, 200_000)[:, None]
+    spiral = turns * np.concatenate([np.cos(40 * turns), np.sin(40 * turns)], axis=1)
+    scribble = np.random.default_rng(0).uniform(-1, 1, (200_000, 2))
+    looks = []
+    measure = strokes_module._distance_to_segment
+    monkeypatch.setattr(
+        strokes_module, "_distance_to_segment", lambda *a: looks.append(len(a[0])) or measure(*a)
+    )
+    pad = sketch([spiral, scribble])
+    assert max(len(stroke) for stroke in pad.strokes) <= strokes_module.MOST_POINTS
+    assert len(looks) <= 2 * (2 * strokes_module.MOST_POINTS)
+    assert sum(looks) <= 40 * 400_000  # a few dozen passes over the points, not one for each
+    kept = torch.tensor(pad.strokes[0], dtype=torch.float64)
+    ways = [measure(torch.from_numpy(spiral[::50]), a, b) for a, b in itertools.pairwise(kept)]
+    assert torch.stack(ways).amin(0).max() <= 0.25 * 0.01  # a quarter of the finest brush
+    few = from_strokes([scribble])
+    assert few.sample(5, seed=0).isfinite().all()
+    assert len(few.begin) < strokes_module.MOST_POINTS
+
+
+def test_a_short_stroke_stays_as_it_was_drawn():
+    assert sketch(CROSS).strokes == CROSS

@@ -281,7 +281,7 @@ function metricLines(view, panel) {
   const number = (x) => (x === null ? "–" : x.toFixed(3));
   return [
     `sliced W2: ${number(value("W2 to data"))} to data, ${number(value("W2 to N(0, I)"))} to N(0, I)`,
-    `leak ${percent(value("leak"))}`,
+    `leak ${percent(value("leak"))} · W2 of ${metrics.n} data points to others: ${number(metrics.floor)}`,
   ];
 }
 

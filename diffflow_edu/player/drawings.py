@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
-from diffflow_edu.toy.strokes import Stroke
+from diffflow_edu.schedules import shortly
+from diffflow_edu.toy.strokes import MOST_POINTS, SIMPLIFY, Stroke, simplified
 
 THINNEST, THICKEST = 0.01, 0.1
 """Brush widths in half sides of the pad: thinner takes longer to learn than a reader waits."""
@@ -42,7 +44,10 @@ PRESETS = {"star": _star, "spiral": _spiral, "letter": _letter, "smile": _smile}
 
 
 def checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
-    """Strokes (m, 2) as lists that JSON can hold. Raises ValueError unless they lie on the pad."""
+    """Strokes (m, 2) as lists that JSON can hold. Raises ValueError unless they lie on the pad.
+
+    Of a stroke of more than `MOST_POINTS`, those are kept that shape it most.
+    """
     if isinstance(strokes, str) or not isinstance(strokes, Iterable):
         raise ValueError(f"strokes must be a list of strokes (m, 2), got {strokes!r:.80}")
     checked = []
@@ -56,6 +61,9 @@ def checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
         if not (np.abs(points) <= 1).all():  # false for a NaN, too
             worst = points.flat[np.argmax(np.nan_to_num(np.abs(points), nan=np.inf))]
             raise ValueError(f"strokes[{i}] must lie on the pad, from -1 to 1, got {worst:g}")
+        if len(points) > MOST_POINTS:
+            line = torch.from_numpy(points)
+            points = simplified(line, SIMPLIFY * THINNEST, MOST_POINTS)
         checked.append(points.tolist())
     return checked
 
@@ -65,7 +73,7 @@ def checked_width(width: float) -> float:
     try:
         value = float(width)
     except (TypeError, ValueError):
-        raise ValueError(f"width must be a number, got {width!r}") from None
+        raise ValueError(f"width must be a number, got {shortly(width)}") from None
     if not THINNEST <= value <= THICKEST:
         raise ValueError(
             f"width must be from {THINNEST} to {THICKEST} half sides of the pad, got {width!r}"

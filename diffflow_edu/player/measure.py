@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -16,12 +18,13 @@ MOST = 1000
 """So many particles tell distances to two digits; the leak counts all."""
 
 
-def step_metrics(states: np.ndarray, density: Density) -> dict[str, list[float | None]]:
+def step_metrics(states: np.ndarray, density: Density) -> dict[str, Any]:
     """How far particles (N + 1, B, 2) are from data and from N(0, I) at every step.
 
     "W2 to data", "W2 to N(0, I)": sliced W2 over at most `MOST` of the finite particles, in
     their units, to as many fresh points; None where no particle is finite. "leak": the share of
-    particles off the density's set, those that are not finite included.
+    particles off the density's set, those that are not finite included. "n", "floor": how many
+    points stand on either side, and the W2 that so many of the data have to so many others.
 
     >>> from diffflow_edu import toy
     >>> density = toy.load("ring")
@@ -34,7 +37,9 @@ def step_metrics(states: np.ndarray, density: Density) -> dict[str, list[float |
     x = torch.from_numpy(states).float()
     finite = x.isfinite().all(dim=2)
     whole = finite.all(dim=1).numpy()  # steps that lack no particle are measured together
-    result: dict[str, list[float | None]] = {}
+    others = density.sample(count, seed=DATA_SEED + 1)[None]
+    floor = _sliced_w2_of_many(others, targets["W2 to data"]).item()
+    result: dict[str, Any] = {"n": count, "floor": floor}
     together = x[whole][:, spread_indices(states.shape[1], MOST)]
     for name, target in targets.items():
         values = np.full(len(states), np.nan)

@@ -2,6 +2,7 @@
 
 const LARGEST_PAD = 400;
 const CLOSEST = 0.012; // points nearer than this to the last one are left out, in half sides
+const MOST_POINTS = 1000; // of a stroke; beyond, every other one goes and CLOSEST doubles for it
 const GLIDE = 280; // milliseconds from one frame of samples to the next; they come every 350
 const NO_ANSWER = 1500; // milliseconds until the pad says that no kernel has answered
 
@@ -149,6 +150,7 @@ function render({ model, el, host }) {
   let strokes = model.get("strokes");
   let past = []; // drawings to go back to
   let current = null; // the stroke under the pen
+  let closest = CLOSEST; // of its points
   let alive = false; // a kernel has answered
   let asked = false; // Train was pressed and the kernel has not yet begun
   let stopping = false; // Stop was pressed and training has not yet ended
@@ -234,7 +236,7 @@ function render({ model, el, host }) {
     let text = count ? `${drawn} on the pad.` : hint;
     if (asked) text = "Waiting for the kernel…";
     else if (stopping) text = "Stopping…";
-    else if (state === "training") text = `Training, ${spec.seconds} s at most. Stop keeps what is learned.`;
+    else if (state === "training") text = `Training, ${spec.seconds} s of processor time at most. Stop keeps what is learned.`;
     else if (message && !edited) text = message;
     if (parts.status.textContent !== text) parts.status.textContent = text;
     const failed = state === "error" && !asked && !edited;
@@ -296,7 +298,11 @@ function render({ model, el, host }) {
     for (const each of passed.length ? passed : [event]) {
       const [x, y] = pointOf(each);
       const [fromX, fromY] = current[current.length - 1];
-      if (Math.hypot(x - fromX, y - fromY) >= CLOSEST) current.push([x, y]);
+      if (Math.hypot(x - fromX, y - fromY) >= closest) current.push([x, y]);
+      if (current.length > MOST_POINTS) {
+        current = current.filter((_, i) => i % 2 === 0);
+        closest *= 2;
+      }
     }
     schedule();
   }
@@ -313,6 +319,7 @@ function render({ model, el, host }) {
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     current = [pointOf(event)];
+    closest = CLOSEST;
     rows = new Int16Array(0);
     schedule();
   });

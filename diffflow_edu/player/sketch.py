@@ -34,7 +34,7 @@ from diffflow_edu.player.player import Player, play
 from diffflow_edu.player.twin import WidgetWithTwin, small_png
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule
+from diffflow_edu.schedules import Schedule, check_positive, check_seed
 from diffflow_edu.toy.density import Density
 from diffflow_edu.toy.strokes import Stroke, from_strokes
 from diffflow_edu.training import History, fit
@@ -54,7 +54,8 @@ FRAME_REACH = 1.3
 """Samples on the canvas cover this many times the pad; it clips them at its edge."""
 
 LONGEST_TRAINING = 30.0
-"""Seconds after which training ends with what it has learned: longer, nobody waits for a pad."""
+"""Seconds after which training ends with what it has learned, if the caller gives no other number:
+longer, nobody waits for a pad."""
 
 PICTURE_INCHES = 2.6
 
@@ -66,6 +67,7 @@ def sketch(
     steps: int = 80,
     warm_start: int = 2000,
     seed: int = 0,
+    seconds: float = LONGEST_TRAINING,
 ) -> SketchPad:
     """A square to draw on; the drawing becomes a density, and a button trains DiffFlow on it.
 
@@ -74,7 +76,10 @@ def sketch(
     width: of the brush: the std of the density across a stroke, in half sides of the pad, from
         0.01 to 0.1.
     steps, warm_start, seed: as in `fit`. With the defaults training takes 15 to 20
-        seconds on one core; after 30 seconds it ends in any case.
+        seconds on one core.
+    seconds: of processor time after which training ends with what it has, so that other work on
+        the machine does not shorten it. Where the warm start took more than its share, the drift
+        still gets its own, more than half at the defaults.
 
     Everything works without a browser too:
 
@@ -83,9 +88,11 @@ def sketch(
     torch.Size([5, 2])
 
     Raises ValueError for an unknown drawing, strokes that are no points of the pad, a width or
-    numbers of steps that cannot be used.
+    numbers of steps or seconds that cannot be used.
     """
-    return SketchPad(drawing, width=width, steps=steps, warm_start=warm_start, seed=seed)
+    return SketchPad(
+        drawing, width=width, steps=steps, warm_start=warm_start, seed=seed, seconds=seconds
+    )
 
 
 class SketchPad(WidgetWithTwin):
@@ -93,7 +100,7 @@ class SketchPad(WidgetWithTwin):
 
     The button trains in a thread of its own, so that Stop is heard and cells can be run meanwhile.
     They share torch's global generator with it: where seeds matter, wait for its end. Training ends
-    after `LONGEST_TRAINING` seconds with what it has, and says so.
+    after `seconds` of processor time with what it has, and says so.
     """
 
     _esm = Path(__file__).with_name("sketch.js")
@@ -134,12 +141,13 @@ class SketchPad(WidgetWithTwin):
         steps: int = 80,
         warm_start: int = 2000,
         seed: int = 0,
+        seconds: float = LONGEST_TRAINING,
     ) -> None:
         for name, value, least in (("steps", steps, 1), ("warm_start", warm_start, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed must be a whole number, got {seed!r}")
+        check_seed(seed)
+        check_positive(seconds=seconds)
         if isinstance(drawing, str):
             if drawing not in PRESETS:
                 known = ", ".join(PRESETS)
@@ -147,6 +155,7 @@ class SketchPad(WidgetWithTwin):
             drawing = PRESETS[drawing]()
         self.model = self.history = None
         self._steps, self._warm_start, self._seed = steps, warm_start, seed
+        self._seconds = float(seconds)
         self._learned: Density | None = None
         self._shown: Player | None = None
         self._runs = 0
@@ -162,7 +171,7 @@ class SketchPad(WidgetWithTwin):
                 "widths": [THINNEST, THICKEST],
                 "line_widths": LINE_WIDTHS,
                 "reach": FRAME_REACH / 32767,
-                "seconds": LONGEST_TRAINING,
+                "seconds": self._seconds,
             },
             progress=self._progress("idle"),
         )
@@ -208,8 +217,8 @@ class SketchPad(WidgetWithTwin):
         """Train a new DiffFlow on the drawing; the pad shows samples on the way.
 
         The model has `GRID_STEPS` steps on a log-SNR grid whose finest noise follows the brush.
-        Training ends early at a click on Stop and after `LONGEST_TRAINING` seconds. Returns the
-        losses and times of `fit`.
+        Training ends early at a click on Stop and when its seconds are up. Returns the losses and
+        times of `fit`.
         Raises ValueError where nothing is drawn, RuntimeError where this pad is training already;
         `model` and `history` then stay what they were.
         """
@@ -231,18 +240,22 @@ class SketchPad(WidgetWithTwin):
         return True
 
     def _learn(self, density: Density, quiet: bool) -> History:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.thread_time()
         shown_at = -math.inf
         total = self._warm_start + JOINT_COST * self._steps
+        limit = self._seconds
         no_bar = contextlib.ExitStack()
         if quiet:
             no_bar.enter_context(contextlib.redirect_stdout(io.StringIO()))
 
         def show(step: int, model: Process) -> bool:
-            nonlocal shown_at
+            nonlocal shown_at, limit
             no_bar.close()  # fit's bar has its stream by now; what other cells print is theirs
             now = time.perf_counter()
-            if self._stop.is_set() or now - started > LONGEST_TRAINING:
+            spent = time.thread_time() - worked  # all of it is this thread's: see `_one_thread`
+            if step + 1 == self._warm_start:
+                limit = max(limit, spent + self._seconds * JOINT_COST * self._steps / total)
+            if self._stop.is_set() or spent > limit:
                 return True
             if now - shown_at >= FRAME_SECONDS:
                 shown_at = now
@@ -253,7 +266,7 @@ class SketchPad(WidgetWithTwin):
                 with self.hold_sync():
                     self.samples = self._frame(model, density)
                     self.progress = self._progress(
-                        "training", share=share, left=min(left, LONGEST_TRAINING - now + started)
+                        "training", share=share, left=min(left, limit - spent)
                     )
             return False
 

@@ -179,7 +179,7 @@ def test_stop_ends_training_and_what_was_learned_plays_while_cells_can_be_run(op
         "pad => pad.querySelector('canvas').getAttribute('aria-label').includes('1000 samples')",
         arg=pad.element_handle(),
     )
-    assert status(pad) == "Training, 30 s at most. Stop keeps what is learned."
+    assert status(pad) == "Training, 30 s of processor time at most. Stop keeps what is learned."
     # Another cell answers while the pad trains.
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(1)
     cell.locator(".cm-content").click()
