@@ -144,7 +144,7 @@ pretrained.names = names
 
 def save_model(path: Path, model: Process, card: dict[str, Any]) -> None:
     """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_whole(path, save(tensors, metadata={"card": json.dumps(card)}))
 
 
