@@ -26,7 +26,7 @@
 #   plain Langevin, in reasonable time, how much each mode weighs.
 # - How **noise levels** and **annealed Langevin dynamics** repair both, and what they cost.
 #
-# **Time and memory:** about 26 s and 800 MB on two cores, a third of it training.
+# **Time and memory:** about 26 s of processor time, a third of it training (slower machines need up to three times that), and 800 MB.
 
 # %%
 import matplotlib.pyplot as plt

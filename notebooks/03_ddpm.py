@@ -26,7 +26,7 @@
 # - That on thin rings the **grid of noise levels** decides more than the number of steps: thirty
 #   well-placed steps do the work of a thousand.
 #
-# **Time and memory:** about 33 s and 750 MB on two cores, a third of it training.
+# **Time and memory:** about 33 s of processor time, a third of it training (slower machines need up to three times that), and 750 MB.
 
 # %%
 import math

@@ -27,7 +27,7 @@
 # - Where the learned drift pays against a diffusion with the same number of steps, and where it
 #   does not.
 #
-# **Time and memory:** about 32 s and 750 MB on two cores, half of it training.
+# **Time and memory:** about 32 s of processor time, half of it training (slower machines need up to three times that), and 750 MB.
 #
 # Three places below are marked **fine print**: there the paper, or a well-known write-up of it,
 # slips. Where a number can settle the matter, we compute it.

@@ -26,7 +26,7 @@
 # - **Time grids**: the fixed one, the flexible one, few steps first and many later; what each buys, and what not.
 # - What the **last step without noise** does to a thin ring.
 #
-# **Time and memory:** about 25 s and 650 MB on two cores, more than half of it training.
+# **Time and memory:** about 25 s of processor time, more than half of it training (slower machines need up to three times that), and 650 MB.
 
 # %%
 import inspect

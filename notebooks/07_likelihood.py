@@ -27,7 +27,7 @@
 # - **Theorem 1** of the paper (without noise, DiffFlow is a flow) and its fine print: how much noise it needs.
 # - What all of this says about real data, and where a flow with too many weights ends on a small set.
 #
-# **Time and memory:** about 33 s and 600 MB on two cores, an eighth of it training.
+# **Time and memory:** about 33 s of processor time, an eighth of it training (slower machines need up to three times that), and 600 MB.
 
 # %%
 import json

@@ -25,7 +25,7 @@
 # - The **cost ledger** of a DiffFlow on CIFAR-10: parameters, FLOPs, memory at $N$ steps, pictures a GPU-hour.
 # - The command that trains it, stops, goes on, and spreads over several GPUs.
 #
-# **Time and memory:** about 15 s and 800 MB on two cores. Nothing is downloaded and nothing is trained, unless there is
+# **Time and memory:** about 15 s of processor time (slower machines need up to three times that), and 800 MB. Nothing is downloaded and nothing is trained, unless there is
 # a GPU: then the last section trains on CIFAR-10 for five minutes, after a download of 170 MB.
 
 # %%

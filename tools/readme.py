@@ -33,6 +33,53 @@ def example(readme: str) -> str:
     return re.search(r"<!-- example.*?```python\n(.*?)```", readme, re.DOTALL)[1]
 
 
+COURSE = {
+    "00_start_here": "the player, the map, the notation, four numbers for a model",
+    "01_normalizing_flows": "change of variables, coupling flows, FFJORD, and what a bijection "
+    "must leak",
+    "02_scores_and_langevin": "what a score is, why it is weak far from the data, and noise levels "
+    "that repair it",
+    "03_ddpm": "the bound term by term, and a grid that knows how thin the data is",
+    "04_diffflow": "two SDEs, one loss, derived line by line, trained live",
+    "05_adjoint_and_grids": "Algorithm 2 beside its code, memory against N, fixed and flexible "
+    "grids, few steps first",
+    "06_three_machines": "flow, DDPM and DiffFlow from the same particles, the noise dial, the "
+    "ledger of claims",
+    "07_likelihood": "the λ family, the probability flow, three numbers for one model, Theorem 1, "
+    "real data",
+    "08_mnist": "U-Nets, dequantisation, bits/dim and FID with their traps, digits on their way, "
+    "the command for a GPU",
+    "09_cifar10": "colour patches beside a Gaussian, what bits/dim and FID can and cannot say, the "
+    "cost ledger, the command for a GPU",
+}
+NAMES = {
+    "03_ddpm": "DDPM and the reverse SDE",
+    "04_diffflow": "DiffFlow",
+    "05_adjoint_and_grids": "The adjoint and time grids",
+    "06_three_machines": "Three machines, one ring",
+    "08_mnist": "MNIST",
+    "09_cifar10": "CIFAR-10",
+}
+
+
+def course_table() -> str:
+    """One row a notebook, with the time and memory that benchmarks/notebooks.py found."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "notebooks.json").read_text("utf-8"))
+    lines = ["| notebook | | time, memory |", "|---|---|---|"]
+    for stem, about in COURSE.items():
+        number, _, plain = stem.partition("_")
+        name = NAMES.get(stem, plain.replace("_", " ").capitalize()).replace("langevin", "Langevin")
+        used = record["notebooks"][f"{stem}.ipynb"]
+        cost = f"{used['cpu_seconds']:.0f} s, {used['peak_bytes'] / 1e9:.1f} GB"
+        lines.append(f"| [{number} {name}](notebooks/{stem}.ipynb) | {about} | {cost} |")
+    lines += [
+        "",
+        f"Processor time and peak memory of the kernel, {record['machine']}, nothing else running; "
+        "other processors have needed up to three times as long.",
+    ]
+    return "\n".join(lines)
+
+
 def zoo_table() -> str:
     """One row per set and N, DDPM beside DiffFlow, from the cards of the weights."""
     shown = {f"{k}/{d}/{n}" for k in ("ddpm", "diffflow") for d in ZOO_SETS for n in (5, 10, 30)}
@@ -321,6 +368,7 @@ def with_table(readme: str, name: str, table: str) -> str:
 
 def rewritten(readme: str) -> str:
     """The README as it should be."""
+    readme = with_table(readme, "course", course_table())
     readme = with_table(readme, "zoo", zoo_table())
     readme = with_table(readme, "recipes", recipes_table())
     readme = with_table(readme, "time", time_table())
