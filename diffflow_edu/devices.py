@@ -30,6 +30,15 @@ def double(x: Tensor) -> Tensor:
     return x.double() if x.is_cpu or has_double(x.device) else x.cpu().double()
 
 
+def cast_like(value: Tensor, x: Tensor) -> Tensor:
+    """What was computed in float64, in the dtype of x and where x is; differentiable.
+
+    In two steps, so that its gradient first comes to the CPU and there becomes float64: an Apple
+    GPU cannot do both in one.
+    """
+    return value.to(x.dtype).to(x.device)
+
+
 def rng_state(device: torch.device) -> Tensor | None:
     """The state of the device's global generator, on the CPU; None for the CPU's own."""
     if device.type == "cpu":

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffflow_edu.devices import cast_like
 from diffflow_edu.nets import MLP, PREDICTIONS
 from diffflow_edu.processes.base import Field, generator_for
 from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
@@ -214,7 +215,7 @@ class DDPM(DiffFlow):
         return (
             squares.mean(1).sum()
             + end_square.mean()
-            + (constants.sum() + end).to(x)
+            + cast_like(constants.sum() + end, x)
             + self._volume(x)
         )
 
@@ -255,7 +256,7 @@ class DDPM(DiffFlow):
 
         def column(values: Tensor) -> Tensor:
             """One number a step, against rows (n, m, *shape)."""
-            return values.to(x_0).reshape(-1, *[1] * (x_0.ndim - 1))
+            return cast_like(values, x_0).reshape(-1, *[1] * (x_0.ndim - 1))
 
         x_next = column(after[0]) * x_0 + column(after[1]) * noise
 

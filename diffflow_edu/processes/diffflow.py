@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.devices import cast_like
 from diffflow_edu.nets import MLP, NoisePrediction
 from diffflow_edu.processes.adjoint import path_bound, path_loss
 from diffflow_edu.processes.base import (
@@ -167,9 +168,7 @@ class DiffFlow(Process):
         x, x_next: (B, *shape), particles at times t_i and t_{i+1}. Returns (B, *shape).
         """
         mean = self.backward_mean(x_next, i, schedule)
-        b = self.backward_std(schedule)[i]
-        # Its gradient is made where x is, and there may be no float64.
-        return (x - mean) / (b if x.is_cpu else b.to(x))
+        return (x - mean) / cast_like(self.backward_std(schedule)[i], x)
 
     # The objective -------------------------------------------------------------------------------
 
@@ -244,7 +243,7 @@ class DiffFlow(Process):
         log(scale).
         """
         b = self.backward_std(schedule)
-        return x[0].numel() * (b / schedule.s).log().sum().to(x) + self._volume(x)
+        return x[0].numel() * cast_like((b / schedule.s).log().sum(), x) + self._volume(x)
 
     def _checked(
         self, x: Tensor, noise: Tensor | None, seed: Seed = None
@@ -283,7 +282,7 @@ class DiffFlow(Process):
         for i in range(self.schedule.steps):
             x_next = self.forward_step(x, i, draw())
             error = (x - self.backward_mean(x_next, i)).square().mean()
-            self.log_b_ratio[i] = 0.5 * error.log() - self.schedule.b[i].log()
+            self.log_b_ratio[i] = 0.5 * error.log().cpu() - self.schedule.b[i].log()
             x = x_next
 
     # The particles -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffflow_edu.devices import double
+from diffflow_edu.devices import cast_like, double
 from diffflow_edu.nets import DataPrediction
 from diffflow_edu.processes.base import (
     Field,
@@ -399,7 +399,7 @@ def importance_weighted(bounds: Tensor) -> Tensor:
     if not numbers or bounds.ndim != 2 or len(bounds) == 0:
         got = (tuple(bounds.shape), bounds.dtype) if isinstance(bounds, Tensor) else bounds
         raise ValueError(f"bounds must be a float tensor (K, B) with K ≥ 1, got {got!r}")
-    return math.log(len(bounds)) - torch.logsumexp(-double(bounds), 0).to(bounds)
+    return math.log(len(bounds)) - cast_like(torch.logsumexp(-double(bounds), 0), bounds)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffflow_edu.devices import double
+from diffflow_edu.devices import cast_like, double
 from diffflow_edu.processes.base import Field, check_particles, generator_for
 from diffflow_edu.schedules import check_positive, check_whole
 from diffflow_edu.toy.blurred import blurred_log_prob
@@ -96,7 +96,7 @@ def smoothed_score(density: Density | Tensor, x: Tensor, sigma: float) -> Tensor
         square = torch.cdist(points, data, compute_mode=exact).square()
         weight = (-0.5 * square / sigma**2).softmax(dim=1)
         scores.append((weight @ data - points) / sigma**2)
-    return torch.cat(scores).to(x)
+    return cast_like(torch.cat(scores), x)
 
 
 # The losses --------------------------------------------------------------------------------------

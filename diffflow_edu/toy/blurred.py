@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from diffflow_edu.devices import cast_like
+
 from .boxes import Boxes
 from .curves import Curves, log_normal_mass
 from .density import Density, check_points, normal_nodes
@@ -43,7 +45,7 @@ def blurred_log_prob(density: Density, x: Tensor, sigma: float) -> Tensor:
         log_p = density._in_chunks(lambda raw: _rings(density, raw, raw_sigma), x)
     else:
         log_p = density._in_chunks(lambda raw: _boxes(density, raw, raw_sigma), x)
-    return (log_p + 2 * math.log(density.scale)).to(x)
+    return cast_like(log_p + 2 * math.log(density.scale), x)
 
 
 def _rings(rings: Rings, raw: Tensor, sigma: float) -> Tensor:

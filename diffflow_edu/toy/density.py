@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffflow_edu.devices import double
+from diffflow_edu.devices import cast_like, double
 from diffflow_edu.schedules import check_seed
 
 CHUNK = 2**18  # numbers in one (points, parts) table: 2 MiB in float64, whatever n is
@@ -78,7 +78,7 @@ class Density:
         Raises ValueError when x is not a floating-point tensor of shape (n, 2).
         """
         log_p = self._in_chunks(self._raw_log_prob, x) + 2 * math.log(self.scale)
-        return log_p.to(x)
+        return cast_like(log_p, x)
 
     def entropy(self) -> float:
         """The differential entropy in nats, in closed form or by quadrature (error below 1e-3)."""

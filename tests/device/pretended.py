@@ -2,9 +2,9 @@
 
 It refuses what CUDA refuses, in the same words: operands on two devices (a CPU number, 0-d, may
 join in), indices on the device for a tensor on the CPU, a generator of another device, `.numpy()`.
-Its
-random numbers are its own, so whoever seeds or restores the CPU's alone is found out. Without
-float64 it is an Apple GPU. Registered once a process and for good, hence in a process of its own.
+Its random numbers are its own, so whoever seeds or restores the CPU's alone is found out. Without
+float64 it is an Apple GPU, which does not even write float64 into the CPU's memory: first the CPU,
+then the dtype. Registered once a process and for good, hence in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from traceback import print_exception, print_stack
 from typing import Any
 
 import torch
@@ -61,13 +62,25 @@ _setup_privateuseone_for_python_backend(NAME, backend_module=Module())
 DEVICE = torch.device(NAME, 0)
 
 
+def _refusal(error: Exception) -> Exception:
+    """The error to raise, printed where none will be seen.
+
+    In backward it ends the process: torch's guard of a device made in Python cannot work beside a
+    pending exception.
+    """
+    if torch._C._current_graph_task_id() != -1:
+        print_exception(error)
+        print_stack()
+    return error
+
+
 class Pretended(Tensor):
     """A tensor on the device; `numbers` is the tensor on the CPU behind it."""
 
     @staticmethod
     def __new__(cls, numbers: Tensor) -> Pretended:
         if numbers.dtype in DOUBLES and not has_float64:
-            raise TypeError(f"Cannot convert a tensor to {numbers.dtype} on {DEVICE}: it has none")
+            raise _refusal(TypeError(f"Cannot make {numbers.dtype} on {DEVICE}: it has none"))
         self = Tensor._make_wrapper_subclass(
             cls,
             numbers.shape,
@@ -120,9 +133,10 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     on_device = any(here) if target is None else torch.device(target).type == NAME
     if any(here) and not all(here):
         _refuse_mixed(func, args, tensors)
-    if func.overloadpacket is aten._to_copy and not has_float64:
-        if on_device and (kwargs.get("dtype") or tensors[0].dtype) in DOUBLES:
-            raise TypeError(f"Cannot convert a tensor to float64 on {DEVICE}: it has none")
+    if func.overloadpacket in COPIES and any(here) and not has_float64:
+        to = kwargs.get("dtype") or tensors[0].dtype
+        if to in DOUBLES and tensors[-1].dtype != to:
+            raise _refusal(TypeError(f"Cannot convert from {DEVICE} to {to}: it has none"))
     if not any(here) and not on_device:
         return func(*args, **kwargs)
     inner_args, inner = tree_map_only(Pretended, lambda t: t.numbers, (args, dict(kwargs)))
@@ -154,9 +168,11 @@ def _refuse_mixed(func: Any, args: tuple, tensors: list[Tensor]) -> None:
         strangers = [t for t in strangers if id(t) not in indices]  # they may stay on the CPU
     changed = func._schema.is_mutable and not isinstance(tensors[0], Pretended)
     if changed or any(t.ndim > 0 or kind in NO_NUMBERS | INDEXED for t in strangers):
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, "
-            f"{NAME}:0 and cpu! ({func})"
+        raise _refusal(
+            RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, "
+                f"{NAME}:0 and cpu! ({func})"
+            )
         )
 
 
