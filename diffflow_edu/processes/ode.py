@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
+from diffflow_edu.devices import has_double
 from diffflow_edu.processes.adjoint import leaves
 from diffflow_edu.processes.base import Field
 from diffflow_edu.schedules import check_positive, check_whole, shortly
@@ -250,6 +251,8 @@ def integrate(
         back = {"step_t": torch.cat([inner, times[:1]])}
         if solver.error == "max":
             there["norm"] = worst_particle
+        if not has_double(x.device):  # in which torchdiffeq otherwise keeps times and errors
+            there["dtype"] = back["dtype"] = x.dtype
     numbers = {"rtol": solver.rtol, "atol": solver.atol}
     numbers |= {"method": solver.method, "options": there}
     if gradient == "adjoint" and torch.is_grad_enabled():

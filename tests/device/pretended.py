@@ -9,7 +9,7 @@ then the dtype. Registered once a process and for good, hence in a process of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from traceback import print_exception, print_stack
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
@@ -126,8 +125,22 @@ def _aliases(func: Any) -> bool:
     return any(value.alias_info is not None for value in func._schema.returns)
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in an operation's arguments, which are lists and tuples at most: quicker than pytree."""
+    if isinstance(value, (list, tuple)):
+        return [t for each in value for t in _tensors(each)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same with every tensor changed."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_changed(each, change) for each in value)
+    return change(value) if isinstance(value, Tensor) else value
+
+
 def _run(func: Any, args: tuple, kwargs: dict) -> Any:
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = [*_tensors(args), *_tensors([*kwargs.values()])]
     here = [isinstance(t, Pretended) for t in tensors]
     target = kwargs.get("device")
     on_device = any(here) if target is None else torch.device(target).type == NAME
@@ -139,7 +152,8 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
             raise _refusal(TypeError(f"Cannot convert from {DEVICE} to {to}: it has none"))
     if not any(here) and not on_device:
         return func(*args, **kwargs)
-    inner_args, inner = tree_map_only(Pretended, lambda t: t.numbers, (args, dict(kwargs)))
+    inner_args = _changed(args, lambda t: getattr(t, "numbers", t))
+    inner = {k: _changed(value, lambda t: getattr(t, "numbers", t)) for k, value in kwargs.items()}
     if on_device and target is not None:
         inner["device"] = "cpu"
     inner.pop("pin_memory", None)
@@ -153,7 +167,7 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     if on_device:
         if func.overloadpacket is aten._to_copy and out is inner_args[0]:
             out = out.clone()
-        out = tree_map_only(Tensor, Pretended, out)
+        out = _changed(out, Pretended)
     aliased = any(here) and _aliases(func)
     return return_and_correct_aliasing(func, args, kwargs, out) if aliased else out
 
@@ -164,7 +178,7 @@ def _refuse_mixed(func: Any, args: tuple, tensors: list[Tensor]) -> None:
         return
     strangers = [t for t in tensors if not isinstance(t, Pretended)]
     if kind in INDEXED and isinstance(args[0], Pretended):
-        indices = {id(t) for t in tree_leaves(args[1])}
+        indices = {id(t) for t in _tensors(args[1])}
         strangers = [t for t in strangers if id(t) not in indices]  # they may stay on the CPU
     changed = func._schema.is_mutable and not isinstance(tensors[0], Pretended)
     if changed or any(t.ndim > 0 or kind in NO_NUMBERS | INDEXED for t in strangers):
