@@ -26,7 +26,7 @@ def image_bytes(states: np.ndarray) -> np.ndarray:
 
 
 FARTHEST = 4.0
-"""Of pixels on the data side, beyond which they cannot be meant for −1 … 1: noise at t = 0 is small,
+"""Of pixels on the data side, beyond which they cannot be meant for −1 … 1: noise there is small,
 while levels 0 … 15 or 0 … 255 reach farther."""
 
 
