@@ -31,6 +31,7 @@
 # %%
 import json
 import math
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -310,7 +311,8 @@ without_u = 2 * patches.test[:100].float() / 256 - 1
 asked = {}
 for name, x in {"with u": with_u, "without": without_u}.items():
     torch.manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `bound` warns of pictures in whole grey levels
         asked[name] = patches.bits_per_dim(model.bound(x).double().mean()).item()
     print(f"our model on 100 test patches, {name:7s} ≤ {asked[name]:.2f}")
 print(
