@@ -21,7 +21,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tree)
     command = [sys.executable, "-m", "repo2docker", "--no-run", "--no-build", "--debug", "."]
-    result = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 

@@ -21,7 +21,7 @@ play({"still": path}, title="Stir & see")
 def executed():
     """A notebook as it is saved after it ran, without the widgets' state."""
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    NotebookClient(made, kernel_name="python3", store_widget_state=False, timeout=120).execute()
+    NotebookClient(made, kernel_name="python3", store_widget_state=False, timeout=None).execute()
     return made
 
 

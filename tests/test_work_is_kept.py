@@ -120,7 +120,7 @@ class Jupyter:
         address = f"{self.url}/api/contents/{path.relative_to(self.root).as_posix()}{query}"
         data = None if model is None else json.dumps(model).encode()
         request = urllib.request.Request(address, data=data, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return json.loads(answer.read())
 
     def edit(self, path: Path, old: str = "", new: str = "") -> None:
@@ -170,7 +170,7 @@ def serve(room: Path, root: Path, extensions: dict[str, bool]) -> Iterator[Jupyt
     variables = {**os.environ, **private, "JUPYTER_CONFIG_PATH": str(ROOT / "tools" / "jupyter")}
     log = (room / "log").open("w+")
     server = subprocess.Popen(command, cwd=room, env=variables, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
     try:
         while True:
             assert server.poll() is None, (room / "log").read_text()
