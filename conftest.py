@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent
 os.environ["DIFFFLOW_EDU_PROGRESS"] = "0"
 os.environ.pop("MPLBACKEND", None)
 
-# With --doctest-modules pytest would import, hence run, the text twins of the notebooks.
-collect_ignore_glob = ["notebooks/*.py"]
+# With --doctest-modules pytest would import, hence run, the text twins of the notebooks; and the
+# pretended device, which is registered for good, in a process that is not its own.
+collect_ignore_glob = ["notebooks/*.py", "tests/device/*.py"]
 
 # What a notebook may take on the machine of benchmarks/results/notebooks.json: in CPU time, since
 # the clock on the wall also counts what else a machine does. More is a warning and no failure, for

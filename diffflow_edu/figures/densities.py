@@ -185,7 +185,7 @@ def _pooled_log_prob(
     with torch.no_grad():
         for band in offsets.split(max(1, 100_000 // n)):  # bands keep the memory small
             grid = torch.cartesian_prod(band + y, offsets + x).flip(1)
-            rows.append(log_prob(grid).reshape(len(band), n))
+            rows.append(log_prob(grid).cpu().reshape(len(band), n))
     fine = torch.cat(rows).numpy().astype(np.float64)
     return fine.reshape(resolution, finer, resolution, finer).max(axis=(1, 3))
 
@@ -200,7 +200,7 @@ def _add_samples(
     x, y, half = view
     n = len(image)
     with torch.no_grad():
-        values = log_prob(draws).numpy()
+        values = log_prob(draws).cpu().numpy()
     cells = np.floor((draws.numpy() - (x - half, y - half)) / (2 * half) * n).astype(np.int64)
     inside = ((cells >= 0) & (cells < n)).all(axis=1)
     np.maximum.at(image, (cells[inside, 1], cells[inside, 0]), values[inside])

@@ -82,8 +82,9 @@ def warped_grids(
             )
     if finer < 1 or (first.shape[0] - 1) % finer or (first.shape[1] - 1) % finer:
         raise ValueError(f"finer must divide the {first.shape[0] - 1} cells a side, got {finer}")
-    before = cell_areas(first.detach().double())
-    ratios = {n: cell_areas(g.detach().double()) / before for n, g in grids.items()}
+    grids = {name: grid.detach().cpu().double() for name, grid in grids.items()}
+    before = cell_areas(next(iter(grids.values())))
+    ratios = {name: cell_areas(grid) / before for name, grid in grids.items()}
     positive = torch.cat([r[r > 0].flatten() for r in ratios.values()])
     reach = max(1.0, math.ceil(float(positive.log2().abs().quantile(0.98))))
     shade = mpl.cm.ScalarMappable(mpl.colors.Normalize(-reach, reach), "PuOr_r")
@@ -96,7 +97,7 @@ def warped_grids(
             layout="compressed",
         )
         for axes, (name, grid) in zip(panels[0], grids.items(), strict=True):
-            corners = grid.detach().double().numpy()
+            corners = grid.numpy()
             ratio = ratios[name].numpy()
             colors = shade.to_rgba(np.log2(np.where(ratio > 0, ratio, 1.0))).reshape(-1, 4)
             folded = (ratio <= 0).ravel()

@@ -94,7 +94,7 @@ def arrows(model: DiffFlow, view: Square, stride: int = 1) -> tuple[np.ndarray, 
         forward = (model.forward_mean(points, ahead) - points) / c.times.diff()[ahead]
         backward = (model.backward_mean(points, back) - points) / c.times.diff()[back]
         made.append(torch.stack([forward, model.score(points, t.to(points)), backward]))
-    field = torch.stack(made, dim=1).nan_to_num(0.0, 0.0, 0.0).double().cpu().numpy()
+    field = torch.stack(made, dim=1).nan_to_num(0.0, 0.0, 0.0).cpu().double().numpy()
     length = np.linalg.norm(field, axis=-1)
     scale = np.quantile(length, 0.95, axis=-1)
     share = field / np.where(scale > 0, scale, 1.0)[..., None, None]

@@ -9,6 +9,7 @@ import copy
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -22,12 +23,17 @@ from diffflow_edu import (
     Schedule,
     devices,
     fid,
+    figures,
     fit,
     images,
+    load,
     metrics,
+    play,
+    save,
     toy,
 )
 from diffflow_edu.evaluation import evaluate
+from diffflow_edu.player.probe import probe
 from diffflow_edu.processes import samplers
 from diffflow_edu.processes import score_matching as sm
 from diffflow_edu.processes.langevin import NCSN, langevin
@@ -46,6 +52,7 @@ from diffflow_edu.scale import Config, train
 NET = {"hidden": 16}  # what Muon asks for
 GRID = Schedule.log_snr(3)
 COARSE = Solver("rk4", steps=2)
+LOOSE = Solver(rtol=0.03, atol=0.03)
 MAKE = {
     "DiffFlow": lambda: DiffFlow.mlp(GRID, learn_backward_std=True, **NET),
     "DDPM": lambda: DDPM.mlp(GRID, learn_backward_std=True, **NET),
@@ -252,6 +259,51 @@ def test_u_nets_train_and_sample_on_the_device(kind, device):
     assert there.sample(1, seed=0).start.device == DEVICE
 
 
+# What is asked of any process ---------------------------------------------------------------------
+
+
+@every
+def test_particles_are_seeded_one_by_one_kept_at_the_end_and_decoded_on_the_device(name, device):
+    there, (_, x_there) = pair(name)[1], points()
+    four = there.sample(4, seed=range(4), keep="end", batch=2).start
+    same(four[:2], there.sample(2, seed=range(2)).start.cpu(), rtol=1e-4)
+    z = there.encode(x_there, seed=range(len(x_there)), keep="end").end
+    assert there.decode(z, seed=0, keep="end").start.device == DEVICE
+    if isinstance(there, DiffFlow):
+        there.bound(x_there, seed=range(len(x_there)))
+        there.calibrate(x_there, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient"), [("CNF", "direct"), ("CNF", "adjoint"), ("DiffFlow", "direct")]
+)
+def test_an_ode_that_chooses_its_steps_is_solved_as_on_the_cpu(name, gradient, device):
+    (here, there), (x, x_there) = pair(name), points(4)
+    options = {} if name == "CNF" else {"gradient": gradient, "solver": LOOSE, "start": 0.2}
+    for model, y in ((here, x), (there, x_there)):
+        if name == "CNF":
+            model.solver, model.gradient = LOOSE, gradient
+        model.log_prob(y, **options).sum().backward()
+    for a, b in zip(there.parameters(), here.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if b.grad is not None:
+            assert a.grad.isfinite().all()
+            # Without float64 a step may be refused that the CPU takes.
+            if name == "CNF" or devices.has_double(device):
+                same(a.grad, b.grad, rtol=1e-2, atol=1e-3)
+
+
+@every
+def test_a_model_on_the_device_is_saved_and_read_again(name, device, tmp_path):
+    there = pair(name)[1]
+    there.set_standardisation(mean=1.0, scale=2.0)
+    save(there, tmp_path / "model")
+    again = load(tmp_path / "model").to(device)
+    for key, value in there.state_dict().items():
+        assert torch.equal(again.state_dict()[key].cpu(), value.cpu()), key
+    assert again.sample(2, seed=0).start.device == DEVICE
+
+
 # Measures -----------------------------------------------------------------------------------------
 
 
@@ -321,6 +373,19 @@ def test_every_process_is_fitted_on_the_device(name, device):
     assert all(p.device == DEVICE for p in there.parameters())
 
 
+@every
+def test_a_model_on_the_device_keeps_the_best_weights_and_the_units_of_its_data(name, device):
+    there, (x, x_there) = MAKE[name]().to(device), points(40)
+    history = fit(
+        there, 3 * x + 5, steps=2, batch_size=8, standardise=True,
+        validation=3 * x_there + 5, validate_every=1, patience=2,
+    )  # fmt: skip
+    assert np.isfinite(history.loss).all() and there.standardised
+    assert there.data_scale.device == DEVICE
+    there.loss(3 * x_there + 5).backward()
+    assert there.sample(2, seed=0).start.device == DEVICE
+
+
 def test_an_accelerator_moves_the_model_to_its_device(device):
     model = MAKE["DiffFlow"]()
     x, seen = points(20)[0], []
@@ -358,6 +423,30 @@ def test_a_resumed_training_on_the_device_ends_as_if_it_had_not_stopped(
         assert torch.equal(value.cpu(), parts.state_dict()[name].cpu()), name
 
 
+# Figures ------------------------------------------------------------------------------------------
+
+
+def test_what_a_device_computed_is_played_and_drawn(device):
+    density, there, (_, x_there) = toy.load("olympic_rings"), pair("DiffFlow")[1], points()
+    path = there.sample(6, seed=0)
+    player = play({"rings": path}, color=density.mode, density=density, fields={"rings": there})
+    assert player.frames and player.arrows
+    flow = pair("CouplingFlow")[1]
+    play(flow.encode(x_there))
+    play({"flow": flow.encode(x_there)}, grid={"flow": flow})
+    figures.film_strip({"rings": path})
+    figures.paths(path)
+    figures.samples_against_truth(path.start, density, most=50)
+    grid = figures.square_grid(cells=2).float().to(device)
+    figures.warped_grids({"before": grid, "after": 2 * grid})
+    log_prob = lambda x: flow.log_prob(x.to(device))  # noqa: E731
+    figures.density_map(log_prob, extent=2.0, resolution=4)
+    assert probe({"flow": log_prob}, view=(0, 0, 2), cells=3).maps["flow"].shape == (3, 3)
+    terms = pair("DDPM")[1].bound_terms(x_there, seed=0)
+    figures.bound_bars({"DDPM": (GRID, terms)})
+    plt.close("all")
+
+
 # Pictures -----------------------------------------------------------------------------------------
 
 
@@ -383,8 +472,11 @@ def test_a_run_on_images_trains_is_looked_at_and_evaluated_on_the_device(
     monkeypatch.setattr("diffflow_edu.evaluation.CALIBRATION", 4)
     config = Config(images="digits", size="tiny", steps=(2,), updates=2, batch_size=2)
     model = train(config, tmp_path / "run", look_every=1, accelerator=stand_in(device))
+    net = fid.LeNet(8).eval()
+    net.card, net.sha256 = {"floor_images": 0}, ""
+    monkeypatch.setattr("diffflow_edu.fid.feature_net", lambda name: net)
     monkeypatch.setattr(
-        "diffflow_edu.processes.likelihood.Solver", lambda **_: Solver(rtol=0.5, atol=0.5)
+        "diffflow_edu.processes.likelihood.Solver", lambda **_: Solver("rk4", steps=1)
     )
     rows = evaluate(model.to(device), images.load("digits"), n=2, ode_n=1, fid_n=2, batch=2)
     assert len(rows) == 1 and np.isfinite([rows[0].bits_per_dim, rows[0].ode, rows[0].fid]).all()

@@ -9,6 +9,7 @@ then the dtype. Registered once a process and for good, hence in a process of it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -68,8 +69,8 @@ def _refusal(error: Exception) -> Exception:
     pending exception.
     """
     if torch._C._current_graph_task_id() != -1:
-        print_exception(error)
-        print_stack()
+        print_exception(error, file=sys.__stderr__)
+        print_stack(file=sys.__stderr__)
     return error
 
 
@@ -126,7 +127,7 @@ def _aliases(func: Any) -> bool:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Those in an operation's arguments, which are lists and tuples at most: quicker than pytree."""
+    """Those in an operation's arguments, lists and tuples at most; quicker than pytree."""
     if isinstance(value, (list, tuple)):
         return [t for each in value for t in _tensors(each)]
     return [value] if isinstance(value, Tensor) else []
