@@ -153,3 +153,13 @@ def test_the_table_of_notebook_03_is_the_benchmarks(row, machine, cells):
     (found,) = re.findall(rf"^# \| {row} \| \d+ \| (.*) \|$", text, re.MULTILINE)
     gap, leak, w2 = (cells(machine, what) for what in ("gap", "leak", "sliced_w2"))
     assert found == f"{gap:.2f} | {leak:.1%} | {w2:.3f}"
+
+
+def test_the_times_that_the_notebooks_state_were_measured():
+    record = json.loads((readme.ROOT / "benchmarks/results/notebooks.json").read_text("utf-8"))
+    for name, used in record["notebooks"].items():
+        text = (readme.ROOT / "notebooks" / name).with_suffix(".py").read_text("utf-8")
+        stated = r"\*\*Time and memory:\*\* about (\d+) s of processor time.*?, and (\d+) MB"
+        seconds, megabytes = map(int, re.search(stated, text, re.DOTALL).groups())
+        assert seconds == pytest.approx(used["cpu_seconds"], rel=0.35, abs=3), name
+        assert megabytes == pytest.approx(used["peak_bytes"] / 1e6, rel=0.25), name
