@@ -429,3 +429,13 @@ def test_a_function_may_use_other_parameters_at_every_time_and_depend_on_the_bat
     ]
     for ours, reference in zip(*grads, strict=True):
         assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("what", ["bound", "loss"])
+def test_transforms_of_torch_func_are_refused_with_the_way_that_they_can_go(what):
+    model = DiffFlow.mlp(Schedule.log_snr(3), hidden=16)
+    x = torch.randn(4, 2)
+    with pytest.raises(RuntimeError, match="torch.func .* gradient='autograd'"):
+        torch.func.grad(lambda y: getattr(model, what)(y).mean())(x)
+    value = torch.func.grad(lambda y: model.bound(y, gradient="autograd", seed=0).mean())(x)
+    assert value.isfinite().all()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def path_bound(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
     """`DiffFlow.bound` with the adjoint's gradient. x: (B, *shape), noise: (N, B, *shape). (B,)."""
     b = model.backward_std(schedule)
-    path = _PathBound.apply(model, schedule, noise, x, b, *_parameters(model, schedule, x))
+    path = _apply(_PathBound, model, schedule, noise, x, b, *_parameters(model, schedule, x))
     return path + model.constant(schedule, x)
 
 
@@ -46,7 +46,7 @@ def path_loss(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | No
     parameters = _parameters(model, schedule, x)
     if not torch.is_grad_enabled() or not any(p.requires_grad for p in (x, b, *parameters)):
         return path_bound(model, schedule, x, noise).mean()
-    path = _PathLoss.apply(model, schedule, noise, x, b, *parameters)
+    path = _apply(_PathLoss, model, schedule, noise, x, b, *parameters)
     return path + model.constant(schedule, x)
 
 
@@ -283,6 +283,19 @@ class _PathLoss(torch.autograd.Function):
         here = (next(found) if has else None for has in ctx.has_gradient)
         grads = [None if grad is None else weight.to(grad.device) * grad for grad in here]
         return None, None, None, *grads
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """Run it, and say in our words that torch.func's transforms cannot see through it."""
+    try:
+        return function.apply(*arguments)
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise RuntimeError(
+            "the adjoint knows no transforms of torch.func such as grad and vmap; use "
+            "bound(x, gradient='autograd') for them"
+        ) from error
 
 
 def _refuse_second_derivatives() -> None:
