@@ -34,8 +34,9 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure all and write the record."""
+    """Measure all and write the record, with the load that the machine had meanwhile."""
     notebooks = measure()
+    load = round(os.getloadavg()[1], 1)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -43,6 +44,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {machine()}",
         "python": platform.python_version(),
         "commit": commit,
+        "load": load,
         "notebooks": notebooks,
         "cpu_seconds_altogether": sum(used["cpu_seconds"] for used in notebooks.values()),
     }

@@ -47,7 +47,7 @@ play(
 # - What is known *exactly* about our toy data, and how that turns "looks good" into a number.
 # - How to read the four numbers that we hold every model against: bound, gap, leak and sliced W2.
 #
-# **Time and memory:** about 10 s of processor time, a quarter of it training one small model (slower machines need up to three times that), and 550 MB.
+# **Time and memory:** about 14 s of processor time, a quarter of it training one small model (slower machines need up to three times that), and 550 MB.
 
 # %% [markdown]
 # ## 1. The way out: data becomes noise

@@ -27,7 +27,7 @@
 # - Why a bijection **cannot tear** one blob into two, and the law that ties its **leak** to its
 #   **Lipschitz constant**.
 #
-# **Time and memory:** about 20 s of processor time, half of it training (slower machines need up to three times that), and 700 MB.
+# **Time and memory:** about 28 s of processor time, half of it training (slower machines need up to three times that), and 700 MB.
 #
 # As everywhere in this course, time runs from data ($t = 0$) to noise ($t = T$): a flow $F$ carries
 # $x$, the data, to $z = F(x)$, the noise, and its inverse draws samples.

@@ -26,7 +26,7 @@
 #   that dial a model of few steps is best.
 # - How to judge a claim by a **rule** instead of by taste, and what the rule says of the paper's.
 #
-# **Time and memory:** about 20 s of processor time (slower machines need up to three times that), and 700 MB. Nothing is trained here; every model was, by
+# **Time and memory:** about 20 s of processor time (slower machines need up to three times that), and 550 MB. Nothing is trained here; every model was, by
 # a command that stands in its card.
 
 # %%

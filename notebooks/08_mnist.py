@@ -25,7 +25,7 @@
 # - How DiffFlow, a DDPM and a coupling flow of the same price compare on small MNIST, and the command
 #   that trains the big one on a GPU, stops, and goes on.
 #
-# **Time and memory:** about 27 s of processor time, almost half of it training (slower machines need up to three times that), and 750 MB. Nothing is downloaded: what is live uses
+# **Time and memory:** about 35 s of processor time, almost half of it training (slower machines need up to three times that), and 750 MB. Nothing is downloaded: what is live uses
 # the 8×8 digits that come with scikit-learn, and the models of 14×14 MNIST were trained before.
 
 # %%

@@ -74,8 +74,9 @@ def course_table() -> str:
         lines.append(f"| [{number} {name}](notebooks/{stem}.ipynb) | {about} | {cost} |")
     lines += [
         "",
-        f"Processor time and peak memory of the kernel, {record['machine']}, nothing else running; "
-        "other processors have needed up to three times as long.",
+        f"Processor time and peak memory of the kernel, {record['machine']}, at a load of "
+        f"{record['load']:g} (1 is this measurement alone); other processors have needed up to "
+        "three times as long.",
     ]
     return "\n".join(lines)
 
