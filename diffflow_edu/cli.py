@@ -21,6 +21,7 @@ from diffflow_edu.files import to_json, write_new
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.scale import Config, check_extra, machine, sheet_of
 from diffflow_edu.scale import train as train_run
+from diffflow_edu.schedules import shortly
 
 try:
     import tyro
@@ -80,7 +81,9 @@ def sample(
         last_noise: add noise in the last step, too; without, it is the mean (Tweedie's formula).
     """
     if out.suffix.lower() != ".png":
-        raise ValueError(f"out must be the name of a picture, such as samples.png, got {out}")
+        raise ValueError(
+            f"out must be the name of a picture, such as samples.png, got {shortly(out)}"
+        )
     model = _image_model(weights)
     data_name = model.card["config"]["images"]
     sheet = sheet_of(model.to(devices.accelerator()), model.shape, n, seed, last_noise)

@@ -21,7 +21,7 @@ from diffflow_edu import fid, images
 from diffflow_edu.devices import double, fork_rng
 from diffflow_edu.inception import Inception
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import LogSNR, Schedule, check_whole
+from diffflow_edu.schedules import LogSNR, Schedule, check_whole, shortly
 
 CALIBRATION = 500
 
@@ -95,9 +95,9 @@ def yardstick(
     """
     check_whole("n", n, least=2)
     if n > len(data.test):
-        raise ValueError(f"n must be at most {len(data.test)} test pictures, got {n}")
+        raise ValueError(f"n must be at most {len(data.test)} test pictures, got {shortly(n)}")
     if net not in ("shipped", "inception"):
-        raise ValueError(f"fid must be 'shipped' or 'inception', got {net!r}")
+        raise ValueError(f"fid must be 'shipped' or 'inception', got {shortly(net)}")
     if net == "inception":
         return Inception(data, n)
     return Shipped(data, n, data.test.device, seed)

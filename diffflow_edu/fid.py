@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffflow_edu.devices import double
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 FOLDER = Path(__file__).parent / "weights" / "features"
 
@@ -122,7 +122,9 @@ def feature_net(images: str) -> LeNet | ResNet:
     """
     known = {path.stem.split("-", 1)[1]: path for path in sorted(FOLDER.glob("*-*.safetensors"))}
     if images not in known:
-        raise ValueError(f"no feature net for {images!r} is shipped, only for {', '.join(known)}")
+        raise ValueError(
+            f"no feature net for {shortly(images)} is shipped, only for {', '.join(known)}"
+        )
     path = known[images]
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,7 +1,7 @@
 """Images: MNIST, Fashion-MNIST, CIFAR-10, and two sets out of scikit-learn, without a network.
 
 A grey level is a whole number k, a density is of real numbers: so k becomes (k + u)/256 with u
-uniform in [0, 1), and the model sees y = 2 (k + u)/256 − 1 in [−1, 1]. A mean of −log p(y) in nats
+uniform in [0, 1), and the model sees y = 2 (k + u)/256 − 1 in [−1, 1). A mean of −log p(y) in nats
 over D numbers then is the well-known unit of coding,
 
     bits/dim = nats/(D ln 2) + 7        (log2 of levels/2 in general),
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from diffflow_edu.download import DataError, Remote, fetch, find
 from diffflow_edu.processes.base import generator_for
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 MNIST_FILES = {
     "train-images-idx3-ubyte.gz": (
@@ -87,6 +87,9 @@ CIFAR10 = Remote(
     "170 MB",
 )
 CIFAR10_ARRAYS = "cifar10.npz"
+BELOW_ONE = 1 - 2**-24
+"""The largest float32 below 1."""
+
 PATCH = 8
 """Height and width of a patch of `load("patches")`."""
 
@@ -162,7 +165,8 @@ class Images:
 
     def _dequantise(self, pictures: Tensor, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(pictures.shape, generator=generator, device=pictures.device)
-        return (pictures + u) * (2 / self.levels) - 1
+        y = (pictures + u) * (2 / self.levels) - 1
+        return y.clamp_max(BELOW_ONE)  # a u next to 1 is rounded up to it, and 1 is no picture's
 
     def quantise(self, y: Tensor) -> Tensor:
         """The pictures that y in [−1, 1] stands for, uint8; what lies outside is cut off."""
@@ -197,7 +201,7 @@ def load(name: str) -> Images:
     if not isinstance(name, str) or name not in names():
         near = difflib.get_close_matches(str(name).lower(), names(), n=1, cutoff=0.3)
         hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown images {name!r}{hint} Known: {', '.join(names())}")
+        raise ValueError(f"unknown images {shortly(name)}{hint} Known: {', '.join(names())}")
     if name == "digits":
         return _digits()
     if name == "patches":

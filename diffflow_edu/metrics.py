@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .devices import double, fork_rng
 from .processes.base import Process
-from .schedules import check_seed, check_whole
+from .schedules import check_positive, check_seed, check_whole, shortly
 from .toy import Density
 from .toy.rings import Rings
 
@@ -40,8 +40,7 @@ def sliced_w2(x: Tensor, y: Tensor, projections: int = 128, seed: int = 0) -> fl
     3.5355
     """
     x, y = _comparable(x, y)
-    if isinstance(projections, bool) or not isinstance(projections, int) or projections < 1:
-        raise ValueError(f"projections must be a whole number of at least 1, got {projections!r}")
+    check_whole("projections", projections)
     if not (x.isfinite().all() and y.isfinite().all()):
         return math.nan
     directions = unit_directions(projections, x.shape[1], seed).to(x.device)
@@ -129,7 +128,7 @@ def evaluate(
     check_seed(seed)
     check_whole("log_prob_n", log_prob_n, least=0)
     if log_prob_n > n:
-        raise ValueError(f"log_prob_n must be between 0 and n = {n}, got {log_prob_n}")
+        raise ValueError(f"log_prob_n must be between 0 and n = {n}, got {shortly(log_prob_n)}")
     data = density.sample(n, seed=seed + DATA_SEED)
     weight = next(model.parameters(), torch.empty(0))
     training = model.training
@@ -195,7 +194,9 @@ def crossings(density: Rings) -> Tensor:
     (8, 0)
     """
     if not isinstance(density, Rings):
-        raise ValueError(f"density must be made of rings, such as olympic_rings, got {density!r}")
+        raise ValueError(
+            f"density must be made of rings, such as olympic_rings, got {shortly(density)}"
+        )
     found = []
     for a, b in itertools.combinations(density.centres, 2):
         apart = torch.linalg.vector_norm(b - a)
@@ -213,11 +214,10 @@ def crossing_leak(x: Tensor, density: Rings, radius: float = 0.15) -> float:
     x: (n, 2). radius: normalised units. NaN if no sample lies there. Raises ValueError for a
     density whose rings do not cross and for radius ≤ 0.
     """
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, got {radius!r}")
+    check_positive(radius=radius)
     points = crossings(density)
     if len(points) == 0:
-        raise ValueError(f"density must have rings that cross, got {density!r}")
+        raise ValueError(f"density must have rings that cross, got {shortly(density)}")
     precise = double(x)
     near = torch.cdist(precise, points.to(precise)).amin(1) <= radius
     return leak(x[near.to(x.device)], density) if near.any() else math.nan
@@ -334,7 +334,9 @@ def _check_pair(model: object, density: object) -> None:
     if not isinstance(model, Process):
         raise ValueError(f"model must be a Process, got {type(model).__name__}")
     if not isinstance(density, Density):
-        raise ValueError(f"density must be one of `toy`, got {density!r}; toy.load makes one")
+        raise ValueError(
+            f"density must be one of `toy`, got {shortly(density)}; toy.load makes one"
+        )
 
 
 def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffflow_edu.schedules import NoiseProcess, check_whole
+from diffflow_edu.schedules import NoiseProcess, check_whole, shortly
 
 FADE = 0.5
 """The width, in units of the noise, by which a smooth `MLP` blurs its waves."""
@@ -49,7 +49,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if not (smooth is None or isinstance(smooth, NoiseProcess)):
-            raise ValueError(f"smooth must be a NoiseProcess, got {smooth!r}")
+            raise ValueError(f"smooth must be a NoiseProcess, got {shortly(smooth)}")
         self.smooth = smooth
         check_whole("dim", dim)
         check_whole("hidden", hidden)
@@ -169,7 +169,7 @@ class Prediction(nn.Module):
     def __init__(self, net: nn.Module, noise_process: NoiseProcess) -> None:
         super().__init__()
         if not isinstance(noise_process, NoiseProcess):
-            raise ValueError(f"noise_process must be a NoiseProcess, got {noise_process!r}")
+            raise ValueError(f"noise_process must be a NoiseProcess, got {shortly(noise_process)}")
         self.net = net
         self.noise_process = noise_process
         self.takes_many_times = getattr(net, "takes_many_times", False)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from diffflow_edu.schedules import shortly
+
 OptimizerName = Literal["adam", "muon"]
 
 MUON_LR = 4.0
@@ -68,7 +70,7 @@ def make_optimizer(name: OptimizerName, model: nn.Module, lr: float) -> Optimize
     no parameter is an inner matrix.
     """
     if name not in ("adam", "muon"):
-        raise ValueError(f"optimizer must be 'adam' or 'muon', got {name!r}")
+        raise ValueError(f"optimizer must be 'adam' or 'muon', got {shortly(name)}")
     inner, rest = [], []
     for path, p in model.named_parameters():
         if p.requires_grad:

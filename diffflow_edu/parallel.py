@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.schedules import shortly
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -27,7 +29,7 @@ class Processes:
         if accelerator is not None and accelerator.mixed_precision not in ("no", "bf16"):
             raise ValueError(
                 "accelerator must have mixed_precision 'no' or 'bf16' (16-bit floats of a small "
-                f"range would need their loss scaled), got {accelerator.mixed_precision!r}"
+                f"range would need their loss scaled), got {shortly(accelerator.mixed_precision)}"
             )
         self.count = 1 if accelerator is None else accelerator.num_processes
         self.rank = 0 if accelerator is None else accelerator.process_index

@@ -30,6 +30,7 @@ from diffflow_edu.processes.ddpm import DDPM, no_drift
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.langevin import NCSN, RescaledNoisePrediction, VarianceExploding
 from diffflow_edu.processes.ode import Solver
+from diffflow_edu.schedules import shortly
 from diffflow_edu.unet import Size, UNet
 
 CNF_SETTINGS = ("T", "trace", "probe", "probes", "solver", "train_steps", "gradient")
@@ -198,8 +199,8 @@ class _Writer:
                 raise ValueError(f"{name}.config must be a dict, got {type(config).__name__}")
             return "own", config
         raise ValueError(
-            f"{name} is {value!r}, which a file cannot hold without a pickle; make drift and score "
-            "an nn.Module, and use the schedules of this package"
+            f"{name} is {shortly(value)}, which a file cannot hold without a pickle; make drift "
+            "and score an nn.Module, and use the schedules of this package"
         )
 
 
@@ -245,7 +246,9 @@ def _arguments(model: Process) -> dict[str, Any]:
         return {"score": model.score} | steps | schedule
     if isinstance(model, DDPM):
         if model.drift is not no_drift:
-            raise ValueError(f"drift of a DDPM is none, got {model.drift!r}; make it a DiffFlow")
+            raise ValueError(
+                f"drift of a DDPM is none, got {shortly(model.drift)}; make it a DiffFlow"
+            )
         return {"score": model.score} | schedule
     return {"drift": model.drift, "score": model.score} | schedule
 
@@ -337,7 +340,7 @@ def _put_together(
     plan: dict[str, Any], tensors: dict[str, Tensor], nets: dict[str, nn.Module], trust: bool
 ) -> Process:
     if plan["version"] != 1:
-        raise ValueError(f"version {plan['version']!r} of the format is not known")
+        raise ValueError(f"version {shortly(plan['version'])} of the format is not known")
     read = _Reader(tensors, nets, trust)
     arguments = {name: read(value, name) for name, value in plan["arguments"].items()}
     model = _made(plan["kind"], arguments)
@@ -373,7 +376,7 @@ def _put_together(
 def _made(kind: str, arguments: dict[str, Any]) -> Process:
     """A process whose numbers are still to come."""
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {shortly(kind)}")
     if kind == "CouplingFlow":
         with torch.device("meta"):
             return CouplingFlow(**arguments)

@@ -37,7 +37,7 @@ from diffflow_edu.devices import fork_rng
 from diffflow_edu.files import to_json, write_whole
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole
+from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
 from diffflow_edu.training import fit
 from diffflow_edu.unet import UNet, find_size
 
@@ -98,9 +98,11 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.images not in images.names():
-            raise ValueError(f"images must be of {', '.join(images.names())}, got {self.images!r}")
+            raise ValueError(
+                f"images must be of {', '.join(images.names())}, got {shortly(self.images)}"
+            )
         if self.kind not in ("diffflow", "ddpm"):
-            raise ValueError(f"kind must be 'diffflow' or 'ddpm', got {self.kind!r}")
+            raise ValueError(f"kind must be 'diffflow' or 'ddpm', got {shortly(self.kind)}")
         find_size(self.size)
         if not self.steps:
             raise ValueError("steps must hold at least one N, got none")
@@ -112,9 +114,9 @@ class Config:
         check_seed(self.seed)
         check_positive(lr=self.lr)
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema!r}")
+            raise ValueError(f"ema must be at least 0 and below 1, got {shortly(self.ema)}")
         if self.grid not in ("log_snr", "flexible"):
-            raise ValueError(f"grid must be 'log_snr' or 'flexible', got {self.grid!r}")
+            raise ValueError(f"grid must be 'log_snr' or 'flexible', got {shortly(self.grid)}")
         if self.grid == "flexible" and self.kind == "ddpm":
             raise ValueError("grid 'flexible' needs a drift that is learned, so kind 'diffflow'")
         Schedule.log_snr(self.steps[0], r_min=self.r_min, r_max=self.r_max)  # raises for bad ones
@@ -123,9 +125,9 @@ class Config:
         if self.warm_start and self.kind == "ddpm":
             raise ValueError("warm_start is for kind 'diffflow'; a ddpm has no drift to wait for")
         if self.precision not in ("no", "bf16"):
-            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
+            raise ValueError(f"precision must be 'no' or 'bf16', got {shortly(self.precision)}")
         if not isinstance(self.compile, bool):
-            raise ValueError(f"compile must be True or False, got {self.compile!r}")
+            raise ValueError(f"compile must be True or False, got {shortly(self.compile)}")
 
     def updates_of(self, stage: int) -> int:
         """Training steps of a stage, less those of a warm start."""
@@ -170,7 +172,7 @@ def train(
     check_whole("look_every", look_every)
     check_whole("keep", keep)
     if not (isinstance(minutes, Real) and minutes > 0):
-        raise ValueError(f"minutes must be positive, got {minutes!r}")
+        raise ValueError(f"minutes must be positive, got {shortly(minutes)}")
     folder = Path(folder)
     data = images.load(config.images)
     if accelerator is None:
@@ -179,8 +181,8 @@ def train(
         accelerator = Accelerator(mixed_precision=config.precision)
     if accelerator.mixed_precision != config.precision:
         raise ValueError(
-            f"precision is {config.precision!r} in the config and "
-            f"{accelerator.mixed_precision!r} in the accelerator"
+            f"precision is {shortly(config.precision)} in the config and "
+            f"{shortly(accelerator.mixed_precision)} in the accelerator"
         )
     with _locked(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
@@ -466,7 +468,9 @@ def _read_looks(path: Path) -> list[dict[str, float]]:
         for name, kind in kinds.items():
             value = look.get(name) if isinstance(look, dict) else None
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"{path}: {name} of look {i} must be a number, got {value!r}")
+                raise ValueError(
+                    f"{path}: {name} of look {i} must be a number, got {shortly(value)}"
+                )
     return looks
 
 

@@ -447,7 +447,9 @@ class Schedule:
         """
         check_whole("steps", steps)
         if steps > self.steps:
-            raise ValueError(f"steps must be at most the {self.steps} of this grid, got {steps}")
+            raise ValueError(
+                f"steps must be at most the {self.steps} of this grid, got {shortly(steps)}"
+            )
         if not isinstance(self.noise_process, VariancePreserving):
             raise ValueError(
                 "only a chain whose linear part is integrated can be respaced (log_snr, "
@@ -529,8 +531,8 @@ def _check_size(**named: float) -> None:
     for name, value in named.items():
         if not LEAST <= value <= MOST:
             raise ValueError(
-                f"{name} must be from {LEAST:g} to {MOST:g}, got {value!r}: beyond, the steps' "
-                "coefficients are 0 or infinite in float32"
+                f"{name} must be from {LEAST:g} to {MOST:g}, got {shortly(value)}: beyond, the "
+                "steps' coefficients are 0 or infinite in float32"
             )
 
 
@@ -540,12 +542,12 @@ def shortly(value: object) -> str:
     >>> shortly("yes"), shortly(torch.zeros(3, 2)), shortly(torch.tensor(2.5))
     ("'yes'", 'a tensor of shape (3, 2)', '2.5')
     """
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         if value.ndim == 0:
             return repr(value.item())
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
         return f"{kind} of shape {tuple(value.shape)}"
-    words = repr(value)
+    words = " ".join(repr(value).split())
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
 
 

@@ -35,6 +35,7 @@ from diffflow_edu.download import (
     places,
 )
 from diffflow_edu.pickled_frame import read_frame
+from diffflow_edu.schedules import shortly
 
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Train, validation and test rows, each (n, d)."""
@@ -114,7 +115,7 @@ def load(name: str) -> Tabular:
     if not isinstance(name, str) or name not in names():
         near = difflib.get_close_matches(str(name).lower(), names(), n=1, cutoff=0.3)
         hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown tabular set {name!r}{hint} Known: {', '.join(names())}")
+        raise ValueError(f"unknown tabular set {shortly(name)}{hint} Known: {', '.join(names())}")
     if name in OFFLINE:
         splits = (np.ascontiguousarray(rows, np.float32) for rows in _offline(name))
         return Tabular(name, *splits, source="scikit-learn")

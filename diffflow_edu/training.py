@@ -35,7 +35,7 @@ from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.langevin import NCSN
-from diffflow_edu.schedules import check_positive, check_seed, check_whole
+from diffflow_edu.schedules import check_positive, check_seed, check_whole, shortly
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -335,16 +335,16 @@ def _check_numbers(
     check_seed(seed)
     check_positive(lr=lr)
     if not (isinstance(ema, Real) and 0 <= ema < 1):
-        raise ValueError(f"ema must be at least 0 and below 1, got {ema!r}")
+        raise ValueError(f"ema must be at least 0 and below 1, got {shortly(ema)}")
     if not (isinstance(clip, Real) and clip > 0):
-        raise ValueError(f"clip must be positive, got {clip!r}")
+        raise ValueError(f"clip must be positive, got {shortly(clip)}")
 
 
 def _check_files(checkpoint: str | Path | None, every: int, keep: int) -> None:
     check_whole("checkpoint_every", every)
     check_whole("checkpoint_keep", keep)
     if not (checkpoint is None or isinstance(checkpoint, (str, Path))):
-        raise ValueError(f"checkpoint must be a path, got {checkpoint!r}")
+        raise ValueError(f"checkpoint must be a path, got {shortly(checkpoint)}")
 
 
 def _check_validation(validation: Data | None, every: int, patience: int | None) -> None:
@@ -360,7 +360,7 @@ def _look_at(
 ) -> list[str]:
     """Standardise if asked to, and see whether the validation data fit; what is to be said."""
     if not isinstance(standardise, bool):
-        raise ValueError(f"standardise must be True or False, got {standardise!r}")
+        raise ValueError(f"standardise must be True or False, got {shortly(standardise)}")
     said = []
     if standardise:
         check_fits(source, model, batch_size)
@@ -378,7 +378,9 @@ def _checked_callback(callback: Callback | None) -> Callable[[int, Process, floa
     if callback is None:
         return lambda step, model, loss: False
     if not callable(callback):
-        raise ValueError(f"callback must be callable as callback(step, model), got {callback!r}")
+        raise ValueError(
+            f"callback must be callable as callback(step, model), got {shortly(callback)}"
+        )
     wanted = _wanted(callback)
 
     def tell(step: int, model: Process, loss: float) -> bool:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 GROUPS = 8
 
@@ -217,14 +217,14 @@ def find_size(size: str | Size) -> Size:
     if isinstance(size, Size):
         return size
     if not isinstance(size, str) or size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(SIZES)} or a Size, got {size!r}")
+        raise ValueError(f"size must be one of {', '.join(SIZES)} or a Size, got {shortly(size)}")
     return SIZES[size]
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:
     """Raise a ValueError unless shape is that of an image, three positive whole numbers."""
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
-        raise ValueError(f"shape must be (C, H, W), got {shape!r}")
+        raise ValueError(f"shape must be (C, H, W), got {shortly(shape)}")
     for length in shape:
         check_whole("shape", length)
 

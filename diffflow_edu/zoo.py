@@ -23,7 +23,7 @@ from diffflow_edu.processes.coupling import CouplingFlow
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.langevin import NCSN
-from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.schedules import Schedule, check_whole, shortly
 
 FOLDER = Path(__file__).parent / "weights"
 KINDS: dict[str, Callable[..., Process]] = {
@@ -84,12 +84,12 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
     kind = _part(recipe, "kind")
     kinds = IMAGE_KINDS if "size" in recipe else KINDS
     if kind not in kinds:
-        raise ValueError(f"kind in the recipe must be of {', '.join(kinds)}, got {kind!r}")
+        raise ValueError(f"kind in the recipe must be of {', '.join(kinds)}, got {shortly(kind)}")
     if "model" in recipe:
         return partial(kinds[kind], **recipe["model"])
     constructor, arguments = _part(recipe, "schedule")
     if constructor not in SCHEDULES:
-        raise ValueError(f"schedule must be of {', '.join(SCHEDULES)}, got {constructor!r}")
+        raise ValueError(f"schedule must be of {', '.join(SCHEDULES)}, got {shortly(constructor)}")
     schedule = getattr(Schedule, constructor)(**arguments)
     learned = _part(recipe, "learn_backward_std")
     if "size" in recipe:
@@ -107,7 +107,7 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
 
 def _part(recipe: dict[str, Any], name: str) -> Any:  # noqa: ANN401
     if name not in recipe:
-        raise ValueError(f"the recipe lacks {name!r}; it has {', '.join(map(repr, recipe))}")
+        raise ValueError(f"the recipe lacks {shortly(name)}; it has {', '.join(map(repr, recipe))}")
     return recipe[name]
 
 
@@ -127,7 +127,7 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     here = {d for k, d, _ in known if k == kind}
     if density in toy.names() and density not in here:
         raise ValueError(
-            f"no weights of kind {kind!r} are shipped for {density!r}, only for "
+            f"no weights of kind {shortly(kind)} are shipped for {shortly(density)}, only for "
             f"{', '.join(sorted(here))}; `fit` trains one"
         )
     _one_of("density", density, here)
@@ -135,7 +135,9 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     steps = lengths[-1] if steps is None else steps
     check_whole("steps", steps)
     if steps not in lengths:
-        raise ValueError(f"steps must be one of {lengths} for {kind} on {density}, got {steps!r}")
+        raise ValueError(
+            f"steps must be one of {lengths} for {kind} on {density}, got {shortly(steps)}"
+        )
     return load(FOLDER / f"{kind}-{density}-{steps}.safetensors")
 
 
@@ -247,5 +249,5 @@ def _one_of(argument: str, value: str, known: set[str]) -> None:
         near = difflib.get_close_matches(str(value).lower(), sorted(known), n=1, cutoff=0.3)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"unknown {argument} {value!r}; there are {', '.join(sorted(known))}.{hint}"
+            f"unknown {argument} {shortly(value)}; there are {', '.join(sorted(known))}.{hint}"
         )

@@ -1,13 +1,17 @@
 """What cannot be used is refused with a ValueError that names it, before any work is done."""
 
+import ast
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from diffflow_edu import DDPM, DiffFlow, Schedule, Trajectory, toy
+import diffflow_edu
+from diffflow_edu import CNF, DDPM, DiffFlow, Schedule, Trajectory, images, play, toy, zoo
 from diffflow_edu.nets import NoisePrediction
+from diffflow_edu.processes.ode import integrate
 
 NAN, INF = float("nan"), float("inf")
 
@@ -257,3 +261,89 @@ def test_a_network_that_answers_twice_differently_is_refused_by_the_adjoint(laye
     with torch.no_grad():
         assert model.loss(x).isfinite()
     assert model.eval().loss(x).isfinite()
+
+
+# Messages -----------------------------------------------------------------------------------------
+
+
+def raw_values(tree):
+    """What messages of errors print as it came, (line, code): values that may be large tensors."""
+    found = []
+
+    def visit(node, arguments):
+        if isinstance(node, ast.FunctionDef):
+            args = node.args
+            names = {a.arg for a in (*args.args, *args.posonlyargs, *args.kwonlyargs)}
+            arguments = arguments | names - {"self"}
+        for text in ast.walk(node.exc) if isinstance(node, ast.Raise) and node.exc else ():
+            before = ""
+            for part in text.values if isinstance(text, ast.JoinedStr) else ():
+                if isinstance(part, ast.Constant):
+                    before = part.value
+                    continue
+                value, before_it, before = part.value, before, ""
+                ours = isinstance(value, ast.Subscript) or before_it.endswith("[")  # keys, titles
+                called = isinstance(value, ast.Call)
+                listed = called and getattr(value.func, "attr", "") == "tolist"
+                printed = part.conversion == ord("r") and not called and not ours
+                given = isinstance(value, ast.Name) and value.id in arguments
+                if listed or printed or (given and before_it.endswith("got ")):
+                    found.append((node.lineno, ast.unparse(value)))
+        for child in ast.iter_child_nodes(node):
+            visit(child, arguments)
+
+    visit(tree, frozenset())
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["f'x is {x!r}'", "f'got {x}'", "f'got {got!r}'", "f'got {x.tolist()}'", "f'got {x.y!r}'"],
+)
+def test_a_value_that_is_printed_as_it_came_is_found(line):
+    assert raw_values(ast.parse(f"def f(x):\n    raise ValueError({line})"))
+    assert not raw_values(ast.parse("def f(x):\n    raise ValueError(f'got {shortly(x)}')"))
+
+
+def test_no_message_prints_a_value_as_it_came():
+    folder = Path(diffflow_edu.__file__).parent
+    found = {
+        str(path.relative_to(folder)): raw
+        for path in sorted(folder.rglob("*.py"))
+        if (raw := raw_values(ast.parse(path.read_text("utf-8"))))
+    }
+    found.pop("__init__.py")  # AttributeError: the name of an attribute
+    assert found == {}
+
+
+def test_messages_about_large_tensors_are_short(model):
+    large, x, falling = torch.randn(400, 400), torch.randn(4, 2), torch.linspace(1, 0, 5000)
+    path = Trajectory(torch.linspace(0, 1, 3), torch.zeros(3, 5, 2))
+    flow = CNF.mlp(hidden=8)
+    for call in (
+        lambda: model.bound(x, noise=large),
+        lambda: model.bound(x, noise=large.tolist()),
+        lambda: model.bound(x, gradient=large),
+        lambda: model.sample(large),
+        lambda: model.sample(3, lam=large),
+        lambda: DiffFlow(large, large, model.schedule),
+        lambda: DiffFlow.mlp(large),
+        lambda: flow.sample(3, times=falling),
+        lambda: flow.encode(x, times=falling.tolist()),
+        lambda: CNF.mlp(T=large),
+        lambda: integrate(lambda x, t: x, x, torch.cat([falling, falling])),
+        lambda: Schedule.log_snr(r_min=large),
+        lambda: Schedule.log_snr(3).respaced(large),
+        lambda: toy.load(large),
+        lambda: toy.load("ring", width=large),
+        lambda: images.load(large),
+        lambda: zoo.pretrained(large, large),
+        lambda: diffflow_edu.fit(model, x, ema=large),
+        lambda: diffflow_edu.fit(model, x, checkpoint=large),
+        lambda: play(path, direction=large),
+        lambda: model.set_standardisation(large.log(), 1.0),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert len(str(caught.value)) < 500, caught.value
+        assert "\n" not in str(caught.value)

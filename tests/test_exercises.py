@@ -6,6 +6,7 @@ The solutions and the planted wrong answers are those of the files of single not
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -112,6 +113,16 @@ def test_an_answer_that_works_in_place_does_not_change_the_question():
         return x
 
     assert exercises.check_forward_step(in_place) is True
+
+
+def test_complex_numbers_are_no_answer_unless_they_are_real(capsys):
+    case = (torch.tensor([1.0, 2.0], dtype=torch.float64),)
+    check = ("f", lambda x: 2 * x, [], [case], "good")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where it drops an imaginary part
+        assert check_function(check[0], lambda x: 2 * x + 0j, *check[1:])
+        assert not check_function(check[0], lambda x: 2 * x + 1j, *check[1:])
+    assert "complex numbers; expected real ones" in capsys.readouterr().out
 
 
 def test_a_slip_must_explain_every_case(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffflow_edu import figures
+from diffflow_edu import figures, toy
 from diffflow_edu.processes.base import Trajectory
 
 
@@ -166,9 +167,15 @@ def test_alt_text_names_models_times_and_counts():
     ("call", "message"),
     [
         (lambda: figures.film_strip({}), "empty dict"),
-        (lambda: figures.film_strip(trajectory(), steps=1), "steps must be at least 2"),
+        (
+            lambda: figures.film_strip(trajectory(), steps=1),
+            "steps must be a whole number, 2 or more",
+        ),
         (lambda: figures.film_strip(trajectory(), color=[1, 2]), r"\(200,\), got \(2,\)"),
-        (lambda: figures.paths(trajectory(), particles=0), "particles must be at least 1"),
+        (
+            lambda: figures.paths(trajectory(), particles=0),
+            "particles must be a whole number, 1 or more",
+        ),
         (lambda: figures.loss_curve({}), "empty dict"),
         (lambda: figures.loss_curve(SimpleNamespace(loss=[])), "loss must be a list of numbers"),
         (
@@ -207,3 +214,69 @@ def test_words_that_are_no_mathtext_are_drawn_letter_by_letter(words):
     ):
         figure.canvas.draw()
         plt.close(figure)
+
+
+def test_names_that_begin_with_an_underscore_stand_in_legends_too():
+    history, rows = SimpleNamespace(loss=[1.0, 2.0]), [{"steps": 3, "bits_per_dim": 1.0, "fid": 2}]
+    panel = figures.CurvePanel("x", "y", {"_mine": ([1, 2], [3, 4]), "b": ([1, 2], [3, 4])})
+    for figure in (
+        figures.loss_curve({"_mine": history, "b": history}),
+        figures.curve_panels([panel]),
+        figures.quality_against_steps({"_mine": rows}, {"b": {"bits_per_dim": 2.0}}),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a glyph that the font lacks
+            figure.canvas.draw()
+        words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert [word.lstrip("\u200b") for word in words] == ["_mine", "b"]
+
+
+def test_counts_and_sizes_of_every_picture_are_refused_by_their_names():
+    ring, path = ThinRing(0.1), trajectory()
+    line = Trajectory(path.times, path.states[..., :1])
+    flat = lambda x, t: -(x[:, 0] ** 2)  # noqa: E731
+    score = figures.ScorePanel(torch.zeros_like)
+    calls = {
+        "most": [
+            lambda n: figures.film_strip(path, most=n),
+            lambda n: figures.samples_against_truth(ring.sample(5), ring, most=n),
+            lambda n: figures.gallery([toy.load("ring")], most=n),
+        ],
+        "particles": [
+            lambda n: figures.paths(path, particles=n),
+            lambda n: figures.family_panels({"": line}, flat, particles=n),
+        ],
+        "steps": [lambda n: figures.film_strip(path, steps=n)],
+        "resolution": [lambda n: figures.density_map(ring, resolution=n)],
+        "cells": [lambda n: figures.square_grid(cells=n)],
+        "finer": [lambda n: figures.warped_grids({"": figures.square_grid()}, finer=n)],
+        "columns": [lambda n: figures.image_sheets({"": torch.zeros(2, 4, 4)}, columns=n)],
+    }
+    for name, pictures in calls.items():
+        for picture in pictures:
+            for wrong in (True, 2.5, 2.0, 0, -1, "2", math.nan, torch.ones(50, 50)):
+                with pytest.raises(ValueError, match=f"^{name} must be a whole number") as caught:
+                    picture(wrong)
+                assert len(str(caught.value)) < 150
+            if name != "finer":
+                picture(np.int64(2))
+    sizes = {
+        "extent": [
+            lambda v: figures.density_map(ring, extent=v),
+            lambda v: figures.score_fields({"": score}, extent=v),
+        ],
+        "depth": [
+            lambda v: figures.density_map(ring, depth=v),
+            lambda v: figures.log_p_maps({"": np.zeros((2, 2))}, (0, 0, 1), depth=v),
+        ],
+        "half": [
+            lambda v: figures.square_grid(half=v),
+            lambda v: figures.family_panels({"": line}, flat, half=v),
+            lambda v: figures.magnifier({"": ring.sample(5)}, (0, 0), v),
+        ],
+    }
+    for name, pictures in sizes.items():
+        for picture in pictures:
+            for wrong in (True, 0.0, -1, "2", math.nan, math.inf):
+                with pytest.raises(ValueError, match=f"^{name} must be positive and finite"):
+                    picture(wrong)

@@ -52,7 +52,7 @@ def test_a_chain_without_kls_or_with_one_can_be_drawn(steps):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="points must hold at least one panel"):
         figures.magnifier({}, (0, 0), 1.0)
-    with pytest.raises(ValueError, match="half must be positive, got 0"):
+    with pytest.raises(ValueError, match="half must be positive and finite, got 0"):
         figures.magnifier({"a": torch.zeros(3, 2)}, (0, 0), 0)
     with pytest.raises(ValueError, match="terms must hold at least one model"):
         figures.bound_bars({})

@@ -87,7 +87,7 @@ def test_points_are_drawn_where_they_are_asked_for():
     ("call", "words"),
     [
         (lambda: figures.square_grid(half=0.0), "half must be positive and finite, got 0.0"),
-        (lambda: figures.square_grid(cells=0), "cells must be a whole number of at least 1, got 0"),
+        (lambda: figures.square_grid(cells=0), "cells must be a whole number, 1 or more, got 0"),
         (lambda: figures.cell_areas(torch.zeros(3, 2)), r"grid must hold corners .* got \(3, 2\)"),
         (lambda: figures.cell_areas([1]), "grid must hold corners .* got list"),
         (lambda: figures.warped_grids({}), "grids must hold at least one grid"),

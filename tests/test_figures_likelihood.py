@@ -84,7 +84,7 @@ def test_the_region_where_theorem_one_fails_is_shaded():
         (lambda: figures.log_p_maps({}, (0, 0, 1)), "maps must hold at least one map"),
         (
             lambda: figures.log_p_maps({"a": np.zeros((2, 2))}, (0, 0, 1), depth=0),
-            "depth must be positive, got 0",
+            "depth must be positive and finite, got 0",
         ),
         (
             lambda: figures.log_p_maps({"a": np.full((2, 2), -np.inf)}, (0, 0, 1)),

@@ -50,7 +50,7 @@ def test_every_panel_has_its_title_its_points_and_its_shade():
     ("panels", "extent", "message"),
     [
         ({}, 1.0, "panels must hold at least one ScorePanel"),
-        ({"": figures.ScorePanel(torch.zeros_like)}, 0.0, "extent must be positive, got 0.0"),
+        ({"": figures.ScorePanel(torch.zeros_like)}, 0.0, "extent must be positive and finite, got 0.0"),
     ],
 )
 def test_bad_input_is_named(panels, extent, message):

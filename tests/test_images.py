@@ -377,6 +377,22 @@ def test_uniform_noise_costs_the_bits_that_a_grey_level_holds(digits):
     assert digits.bits_per_dim(64 * math.log(2)) == pytest.approx(math.log2(17))
 
 
+@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_dequantised_pictures_never_reach_one_which_is_no_picture_s(name, monkeypatch):
+    data = images.load(name)
+    brightest = torch.full((1, *data.shape), data.levels - 1, dtype=torch.uint8)
+    usual = data.dequantise(data.test[:50], seed=0)
+    last = 1 - 2**-24  # of the numbers that torch.rand may give
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, last))
+    y = data.dequantise(brightest)
+    assert -1 <= float(y.min()) and float(y.max()) < 1
+    assert torch.equal(data.quantise(y), brightest)
+    monkeypatch.undo()
+    # Nothing else moves: the stored results were made with these numbers.
+    u = torch.rand(usual.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(usual, (data.test[:50] + u) * (2 / data.levels) - 1)
+
+
 @pytest.mark.parametrize("model", [DDPM, CouplingFlow])
 def test_pictures_that_were_not_dequantised_are_named_where_their_bits_are_asked_for(digits, model):
     if model is DDPM:

@@ -78,5 +78,5 @@ def test_an_mp4_without_ffmpeg_says_what_to_do(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
 def test_a_film_needs_a_positive_rate(tmp_path, fps):
-    with pytest.raises(ValueError, match=f"fps must be positive, got {fps}"):
+    with pytest.raises(ValueError, match=f"fps must be positive and finite, got {fps}"):
         play(walk()).save_gif(tmp_path / "film.gif", fps=fps)

@@ -76,6 +76,8 @@ def _fault_of_value(value: Any, expected: Tensor) -> str | None:
     if value is None:
         return "it returned None. Replace the last line of the stub by the formula."
     tensor = _as_tensor(value)
+    if tensor is None and isinstance(value, Tensor) and value.is_complex():
+        return "it returned complex numbers; expected real ones."
     if tensor is None:
         return f"it returned {_describe(value)}; expected numbers, shape {_shape(expected)}."
     if tensor.shape != expected.shape:
@@ -105,11 +107,14 @@ def _copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _as_tensor(value: Any) -> Tensor | None:
-    """Numbers of any kind as float64 without gradient, or None."""
+    """Real numbers of any kind as float64 without gradient, or None."""
     if isinstance(value, (str, bytes)):
         return None
     try:
-        return torch.as_tensor(value).detach().cpu().to_dense().to(torch.float64)
+        tensor = torch.as_tensor(value).detach().cpu().to_dense()
+        if tensor.is_complex() and not tensor.imag.any():
+            tensor = tensor.real
+        return None if tensor.is_complex() else tensor.to(torch.float64)
     except Exception:  # what as_tensor raises depends on what it was given
         return None
 

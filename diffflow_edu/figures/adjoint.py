@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, as_text, headline, style
+from diffflow_edu.figures.style import MODES, as_label, as_text, headline, style
+from diffflow_edu.schedules import shortly
 
 FORWARD, BACKWARD, ENERGY = "#555555", MODES[1], MODES[0]
 MARKERS = "osD^vP"
@@ -174,7 +175,7 @@ def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figu
                 x, rows = np.asarray(x, float), np.atleast_2d(np.asarray(values, float))
                 if rows.ndim != 2 or x.ndim != 1 or rows.shape[1] != len(x):
                     raise ValueError(
-                        f"the values of {name!r} must be (n,) or (S, n) with n = {x.size}, "
+                        f"the values of {shortly(name)} must be (n,) or (S, n) with n = {x.size}, "
                         f"got {np.asarray(values).shape}"
                     )
                 number = names.index(name)
@@ -182,7 +183,7 @@ def curve_panels(panels: Sequence[CurvePanel], title: str | None = None) -> Figu
                 marker = MARKERS[number % len(MARKERS)] if panel.markers else ""
                 if len(rows) > 1:
                     axes.plot(x, rows.T, color=color, lw=0.8, alpha=0.45)
-                axes.plot(x, rows.mean(0), color=color, marker=marker, label=as_text(name))
+                axes.plot(x, rows.mean(0), color=color, marker=marker, label=as_label(name))
                 ticks |= set(x.tolist())
             axes.set(
                 xlabel=as_text(panel.xlabel),

@@ -19,7 +19,7 @@ from diffflow_edu.figures.style import (
     style,
 )
 from diffflow_edu.processes.ddpm import BoundTerms
-from diffflow_edu.schedules import Schedule
+from diffflow_edu.schedules import Schedule, check_positive
 
 
 def magnifier(
@@ -36,8 +36,7 @@ def magnifier(
     """
     if not points:
         raise ValueError("points must hold at least one panel, got an empty dict")
-    if not half > 0:
-        raise ValueError(f"half must be positive, got {half}")
+    check_positive(half=half)
     palette, indices = particle_colors(points, color)
     with style():
         figure, grid = plt.subplots(

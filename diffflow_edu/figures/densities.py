@@ -22,6 +22,7 @@ from diffflow_edu.figures.style import (
     style,
     view_square,
 )
+from diffflow_edu.schedules import check_positive, check_whole
 
 
 class Density(Protocol):
@@ -45,8 +46,9 @@ def samples_against_truth(
 
     samples: (n, 2) per model. density: anything with ``sample``, or the data itself, (n, 2).
     color: see `particle_colors`. most: at most so many particles per panel. Raises ValueError for
-    an empty dict or samples that are not (n, 2).
+    an empty dict, samples that are not (n, 2), and most < 1.
     """
+    check_whole("most", most)
     models = {"samples": samples} if isinstance(samples, Tensor) else dict(samples)
     if not models:
         raise ValueError("samples must hold at least one model, got an empty dict")
@@ -92,8 +94,9 @@ def gallery(densities: Sequence[Density], title: str | None = None, most: int = 
     """Samples of many densities side by side, five to a row, coloured by mode.
 
     densities: each with ``sample``, ``mode`` and ``name``. most: particles per panel. Raises
-    ValueError for an empty sequence.
+    ValueError for an empty sequence and for most < 1.
     """
+    check_whole("most", most)
     if not len(densities):
         raise ValueError("densities must hold at least one density, got an empty sequence")
     columns = min(5, len(densities))
@@ -133,18 +136,19 @@ def density_map(
     side of the square; without it the square follows the density's samples, or is 3. Thin curves
     would fall between pixel centres, so each pixel shows the largest log p of its centre and of
     the density's own samples in it, or of nine points where there are no samples to draw. Raises
-    ValueError for extent or depth ≤ 0.
+    ValueError for extent or depth ≤ 0, and for resolution < 1.
     """
-    for name, value in (("extent", extent), ("depth", depth)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    check_positive(depth=depth)
+    check_whole("resolution", resolution)
+    if extent is not None:
+        check_positive(extent=extent)
     log_prob = density.log_prob if hasattr(density, "log_prob") else density
     draws = density.sample(50_000, seed=0) if hasattr(density, "sample") else None
     if extent is not None:
         view = (0.0, 0.0, float(extent))
     else:
         view = (0.0, 0.0, 3.0) if draws is None else view_square([draws.numpy()])
-    image = _pooled_log_prob(log_prob, view, resolution, finer=3 if draws is None else 1)
+    image = _pooled_log_prob(log_prob, view, int(resolution), finer=3 if draws is None else 1)
     if draws is not None:
         _add_samples(image, draws, log_prob, view)
     top = float(image[np.isfinite(image)].max(initial=-np.inf))

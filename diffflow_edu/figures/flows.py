@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffflow_edu.figures.style import as_text, bare_square, headline, style, view_square
+from diffflow_edu.schedules import check_positive, check_whole, shortly
 
 FOLDED = "#000000"
 """Cells that a map has turned over: no bijection does that."""
@@ -30,10 +31,8 @@ def square_grid(half: float = 2.0, cells: int = 16) -> Tensor:
             [ 0., -1.],
             [ 1., -1.]], dtype=torch.float64)
     """
-    if not (half > 0 and math.isfinite(half)):
-        raise ValueError(f"half must be positive and finite, got {half!r}")
-    if isinstance(cells, bool) or not isinstance(cells, int) or cells < 1:
-        raise ValueError(f"cells must be a whole number of at least 1, got {cells!r}")
+    check_positive(half=half)
+    check_whole("cells", cells)
     line = torch.linspace(-half, half, cells + 1, dtype=torch.float64)
     second, first = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([first, second], -1)
@@ -80,8 +79,11 @@ def warped_grids(
                 f"grids[{name!r}] must have the shape of the first, {tuple(first.shape)}, "
                 f"got {tuple(grid.shape)}"
             )
-    if finer < 1 or (first.shape[0] - 1) % finer or (first.shape[1] - 1) % finer:
-        raise ValueError(f"finer must divide the {first.shape[0] - 1} cells a side, got {finer}")
+    check_whole("finer", finer)
+    if (first.shape[0] - 1) % finer or (first.shape[1] - 1) % finer:
+        raise ValueError(
+            f"finer must divide the {first.shape[0] - 1} cells a side, got {shortly(finer)}"
+        )
     grids = {name: grid.detach().cpu().double() for name, grid in grids.items()}
     before = cell_areas(next(iter(grids.values())))
     ratios = {name: cell_areas(grid) / before for name, grid in grids.items()}

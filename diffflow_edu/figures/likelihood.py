@@ -15,6 +15,7 @@ from torch import Tensor
 from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, spread_indices, style
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.processes.likelihood import TheoremOne
+from diffflow_edu.schedules import check_positive, check_whole
 
 PROBE = MODES[1]
 """The colour of a probe on a map."""
@@ -36,8 +37,8 @@ def family_panels(
 
     paths: Trajectories with states (N + 1, B, 1). log_density: (x (m, 1), t 0-d) -> log p_t(x),
     (m,). half: x runs from −half to half. particles: how many are drawn, the same in every panel,
-    coloured by the side of 0 on which they land. Raises ValueError for an empty dict and for
-    states of another shape.
+    coloured by the side of 0 on which they land. Raises ValueError for an empty dict, for
+    states of another shape, for half ≤ 0 and particles < 1.
     """
     if not paths:
         raise ValueError("paths must hold at least one Trajectory, got an empty dict")
@@ -47,6 +48,8 @@ def family_panels(
                 f"paths[{name!r}] must hold points on a line, states (N + 1, B, 1), "
                 f"got {tuple(path.states.shape)}"
             )
+    check_positive(half=half)
+    check_whole("particles", particles)
     levels = torch.linspace(-half, half, 160)[:, None]
     with style():
         figure, grid = plt.subplots(
@@ -96,8 +99,7 @@ def log_p_maps(
     """
     if not maps:
         raise ValueError("maps must hold at least one map, got an empty dict")
-    if not depth > 0:
-        raise ValueError(f"depth must be positive, got {depth}")
+    check_positive(depth=depth)
     top = highest(maps)
     x, y, half = view
     with style():

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, particle_colors, style
+from diffflow_edu.schedules import shortly
 
 VIEW = (0.0, 0.0, 3.4)
 """Of N(0, I) in two dimensions, all but 0.3 % lies within 3.4 of the middle."""
@@ -34,11 +35,13 @@ def latent_clouds(
     first = list(next(iter(latents.values())))
     for name, row in latents.items():
         if name not in modes:
-            raise ValueError(f"modes must hold every set, got {list(modes)} without {name!r}")
+            raise ValueError(
+                f"modes must hold every set, got {list(modes)} without {shortly(name)}"
+            )
         if list(row) != first:
             raise ValueError(
-                f"latents must have the same machines in every set, got {first} and, in {name!r}, "
-                f"{list(row)}"
+                f"latents must have the same machines in every set, got {first} and, "
+                f"in {shortly(name)}, {list(row)}"
             )
     below = notes or {}
     angle = np.linspace(0, 2 * np.pi, 200)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, style
+from diffflow_edu.schedules import check_positive
 
 ARROWS = 21
 """Along each side of a panel."""
@@ -47,8 +48,7 @@ def score_fields(
     """
     if not panels:
         raise ValueError("panels must hold at least one ScorePanel, got an empty dict")
-    if not extent > 0:
-        raise ValueError(f"extent must be positive, got {extent}")
+    check_positive(extent=extent)
     size = (5.4, 5.6) if len(panels) == 1 else (3.5 * len(panels), 4.1)
     with style():
         figure, grid = plt.subplots(

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from diffflow_edu.figures.images import check_range, image_bytes, mosaic
-from diffflow_edu.figures.style import MODELS, MODES, as_text, headline, style
+from diffflow_edu.figures.style import MODELS, MODES, as_label, as_text, headline, style
 from diffflow_edu.schedules import check_whole
 
 
@@ -77,11 +77,14 @@ def quality_against_steps(
                 shown = [(row["steps"], row[what]) for row in own if row.get(what) is not None]
                 if shown:
                     axes.plot(
-                        *zip(*shown, strict=True), "o-", color=MODELS.get(name), label=as_text(name)
+                        *zip(*shown, strict=True),
+                        "o-",
+                        color=MODELS.get(name),
+                        label=as_label(name),
                     )
             levels = {name: line[what] for name, line in lines.items() if what in line}
             for color, (name, level) in zip(MODES[2:], levels.items(), strict=False):
-                axes.axhline(level, color=color, ls="--", lw=1.2, label=as_text(name))
+                axes.axhline(level, color=color, ls="--", lw=1.2, label=as_label(name))
             axes.set_xscale("log")
             axes.set_xticks(steps, [str(n) for n in steps])
             axes.minorticks_off()

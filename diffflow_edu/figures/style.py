@@ -65,6 +65,15 @@ def as_text(words: object) -> str:
     return "\n".join(map(_drawable, known.split("\n")))
 
 
+def as_label(words: object) -> str:
+    """`as_text` for a legend, out of which matplotlib leaves what begins with "_".
+
+    A space without width goes before it.
+    """
+    text = as_text(words)
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
 def _drawable(line: str) -> str:
     if is_math_text(line):
         try:

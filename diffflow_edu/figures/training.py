@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffflow_edu.figures.style import MODES, as_text, headline, style
+from diffflow_edu.figures.style import MODES, as_label, headline, style
 
 
 class History(Protocol):
@@ -33,7 +33,7 @@ def loss_curve(history: History | Mapping[str, History], title: str | None = Non
         figure, axes = plt.subplots(figsize=(7, 4.1 if title else 3.8), layout="constrained")
         for (name, (steps, loss)), color in zip(curves.items(), _colors(len(curves)), strict=True):
             axes.plot(steps, loss, color=color, alpha=0.25, lw=0.8)
-            axes.plot(steps, _running_mean(loss), color=color, label=as_text(name))
+            axes.plot(steps, _running_mean(loss), color=color, label=as_label(name))
         axes.set_ylim(*_limits([loss for _, loss in curves.values()]))
         axes.set(xlabel="training step", ylabel="loss [nats]")
         axes.margins(x=0.01)

@@ -26,6 +26,7 @@ from diffflow_edu.figures.style import (
     view_square,
 )
 from diffflow_edu.processes.base import Trajectory
+from diffflow_edu.schedules import check_whole
 
 IMAGES = 16
 """So many images at most stand in one snapshot of a film strip."""
@@ -48,11 +49,12 @@ def film_strip(
     `IMAGES` of them; their pixels are clipped to −1 … 1 and take no color.
 
     color: see `particle_colors`. steps: the number of columns. most: at most so many particles
-    are drawn, evenly picked. Raises ValueError for bad trajectories, colours or steps < 2.
+    are drawn, evenly picked. Raises ValueError for bad trajectories and colours,
+    steps < 2 and most < 1.
     """
     panels = as_panels(trajectories, images=True)
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2 (data and noise), got {steps}")
+    check_whole("steps", steps, least=2)  # data and noise
+    check_whole("most", most)
     draw = _draw_images(panels, color) if are_images(panels) else _draw_points(panels, color, most)
     grids = {name: path.to_numpy()[0] for name, path in panels.items()}
     first_times = next(iter(grids.values()))
@@ -132,8 +134,7 @@ def paths(
     panels = as_panels(trajectory)
     if len(panels) != 1:
         raise ValueError(f"trajectory must be one Trajectory, got {len(panels)}")
-    if particles < 1:
-        raise ValueError(f"particles must be at least 1, got {particles}")
+    check_whole("particles", particles)
     (name, path), *_ = panels.items()
     palette, indices = particle_colors({name: path.start}, color)
     _, states = path.to_numpy()

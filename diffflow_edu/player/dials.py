@@ -8,6 +8,7 @@ from typing import Any
 
 from diffflow_edu.figures.style import as_panels
 from diffflow_edu.processes.base import Trajectory
+from diffflow_edu.schedules import shortly
 
 
 def unfold(trajectories: object) -> tuple[dict[str, list[str]], list[dict[str, Trajectory]]]:
@@ -65,7 +66,7 @@ def _unfold(trajectories: object) -> list[tuple[dict[str, str], dict[str, Trajec
         )
     ((name, settings),) = trajectories.items()
     if not settings:
-        raise ValueError(f"trajectories: the dial {name!r} must have at least one setting")
+        raise ValueError(f"trajectories: the dial {shortly(name)} must have at least one setting")
     return [
         ({str(name): str(value)} | inner, panels)
         for value, below in settings.items()
@@ -81,8 +82,8 @@ def _check_alike(panels: Mapping[str, Trajectory]) -> None:
         if (other_n, other_b) != (n, b):
             raise ValueError(
                 "trajectories must have the same number of steps and particles in every panel, got "
-                f"{n - 1} steps × {b} particles in {first!r} and "
-                f"{other_n - 1} steps × {other_b} particles in {name!r}"
+                f"{n - 1} steps × {b} particles in {shortly(first)} and "
+                f"{other_n - 1} steps × {other_b} particles in {shortly(name)}"
             )
 
 
@@ -115,8 +116,8 @@ def _models_at(argument: str, models: object, setting: Mapping[str, str]) -> Map
         by_value = {str(k): v for k, v in below.items()} if isinstance(below, Mapping) else {}
         if value not in by_value:
             raise ValueError(
-                f"{argument} must have every setting of the dial {dial!r}, "
-                f"got {list(by_value)} without {value!r}"
+                f"{argument} must have every setting of the dial {shortly(dial)}, "
+                f"got {list(by_value)} without {shortly(value)}"
             )
         models = by_value[value]
     if not isinstance(models, Mapping):

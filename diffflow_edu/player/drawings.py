@@ -49,13 +49,15 @@ def checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
     Of a stroke of more than `MOST_POINTS`, those are kept that shape it most.
     """
     if isinstance(strokes, str) or not isinstance(strokes, Iterable):
-        raise ValueError(f"strokes must be a list of strokes (m, 2), got {strokes!r:.80}")
+        raise ValueError(f"strokes must be a list of strokes (m, 2), got {shortly(strokes)}")
     checked = []
     for i, stroke in enumerate(strokes):
         try:
             points = np.asarray(stroke, dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"strokes[{i}] must hold points (m, 2), got {stroke!r:.80}") from None
+            raise ValueError(
+                f"strokes[{i}] must hold points (m, 2), got {shortly(stroke)}"
+            ) from None
         if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
             raise ValueError(f"strokes[{i}] must have shape (m, 2) with m >= 1, got {points.shape}")
         if not (np.abs(points) <= 1).all():  # false for a NaN, too
@@ -76,6 +78,7 @@ def checked_width(width: float) -> float:
         raise ValueError(f"width must be a number, got {shortly(width)}") from None
     if not THINNEST <= value <= THICKEST:
         raise ValueError(
-            f"width must be from {THINNEST} to {THICKEST} half sides of the pad, got {width!r}"
+            f"width must be from {THINNEST} to {THICKEST} half sides of the pad, "
+            f"got {shortly(width)}"
         )
     return value

@@ -21,6 +21,7 @@ from diffflow_edu.figures.images import mosaic
 from diffflow_edu.figures.style import as_text, bare_square, digits_for, headline, style
 from diffflow_edu.figures.trajectories import show_images
 from diffflow_edu.player.pack import MISSING, script
+from diffflow_edu.schedules import check_positive
 
 if TYPE_CHECKING:
     from diffflow_edu.player.player import Player
@@ -93,8 +94,7 @@ def film(player: Player, path: str | Path, writer: str, fps: float) -> None:
     writer: "pillow" for GIF, "ffmpeg" for MP4. Raises ValueError for fps <= 0, RuntimeError where
     ffmpeg is not installed.
     """
-    if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be positive, got {fps}")
+    check_positive(fps=fps)
     if writer == "ffmpeg" and shutil.which("ffmpeg") is None:
         raise RuntimeError(
             "save_mp4 needs the program ffmpeg, which is not on this machine's path; install it "

@@ -6,7 +6,6 @@ the player stays smooth on a slow connection.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +35,7 @@ from diffflow_edu.player.pack import (
 from diffflow_edu.player.twin import WidgetWithTwin, small_png, write
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.schedules import check_positive, check_whole, shortly
 from diffflow_edu.toy import Density
 
 FILM_STRIP_SETTINGS = 3
@@ -150,11 +150,10 @@ class Player(WidgetWithTwin):
     ) -> None:
         dials, runs = unfold(trajectories)
         if direction not in ("forward", "backward"):
-            raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
-        if fps is not None and not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps must be positive, got {fps}")
-        if max_points < 1:
-            raise ValueError(f"max_points must be at least 1, got {max_points}")
+            raise ValueError(f"direction must be 'forward' or 'backward', got {shortly(direction)}")
+        if fps is not None:
+            check_positive(fps=fps)
+        check_whole("max_points", max_points)
         if density is not None and not isinstance(density, Density):
             raise ValueError(f"density must be a toy density, got {type(density).__name__}")
         self._trajectories, self._title = _rows(dials, runs), title

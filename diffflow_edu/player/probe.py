@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffflow_edu.figures.likelihood import PROBE, highest, log_p_colors, log_p_maps
 from diffflow_edu.player.twin import WidgetWithTwin, small_png
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 SHADES = 128
 Square = tuple[float, float, float]
@@ -97,14 +97,14 @@ class ProbeMap(WidgetWithTwin):
         depth: float = 8.0,
     ) -> None:
         if not isinstance(maps, Mapping) or not maps:
-            raise ValueError(f"maps must hold at least one density by name, got {maps!r}")
+            raise ValueError(f"maps must hold at least one density by name, got {shortly(maps)}")
         check_whole("cells", cells)
         square = _finite(view, 3)
         if square is None or not square[2] > 0:
-            raise ValueError(f"view must be (x, y, half side > 0), all finite, got {view!r}")
+            raise ValueError(f"view must be (x, y, half side > 0), all finite, got {shortly(view)}")
         height = _finite([depth], 1)
         if height is None or not height[0] > 0:
-            raise ValueError(f"depth must be a finite number > 0, in nats, got {depth!r}")
+            raise ValueError(f"depth must be a finite number > 0, in nats, got {shortly(depth)}")
         points = _points(probes)
         self._view, self._depth = square, height[0]
         self._title, self.cells = title, cells
@@ -144,7 +144,7 @@ class ProbeMap(WidgetWithTwin):
         """
         place = _finite(point, 2)
         if place is None:
-            raise ValueError(f"point must be (x, y), two finite numbers, got {point!r}")
+            raise ValueError(f"point must be (x, y), two finite numbers, got {shortly(point)}")
         x, y, half = self._view
         column, row = (
             int(np.floor((c - m + half) / (2 * half) * self.cells))
@@ -192,5 +192,7 @@ def _points(probes: Any) -> list[list[float]]:
     except TypeError:
         found = [None]
     if None in found:
-        raise ValueError(f"probes must be points (x, y), two finite numbers each, got {probes!r}")
+        raise ValueError(
+            f"probes must be points (x, y), two finite numbers each, got {shortly(probes)}"
+        )
     return [list(point) for point in found]

@@ -34,7 +34,7 @@ from diffflow_edu.player.player import Player, play
 from diffflow_edu.player.twin import WidgetWithTwin, small_png
 from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
-from diffflow_edu.schedules import Schedule, check_positive, check_seed
+from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
 from diffflow_edu.toy.density import Density
 from diffflow_edu.toy.strokes import Stroke, from_strokes
 from diffflow_edu.training import History, fit
@@ -143,15 +143,14 @@ class SketchPad(WidgetWithTwin):
         seed: int = 0,
         seconds: float = LONGEST_TRAINING,
     ) -> None:
-        for name, value, least in (("steps", steps, 1), ("warm_start", warm_start, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+        check_whole("steps", steps)
+        check_whole("warm_start", warm_start, least=0)
         check_seed(seed)
         check_positive(seconds=seconds)
         if isinstance(drawing, str):
             if drawing not in PRESETS:
                 known = ", ".join(PRESETS)
-                raise ValueError(f"unknown drawing {drawing!r}. Known: {known}")
+                raise ValueError(f"unknown drawing {shortly(drawing)}. Known: {known}")
             drawing = PRESETS[drawing]()
         self.model = self.history = None
         self._steps, self._warm_start, self._seed = steps, warm_start, seed

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu.nets import MLP, ResidualMLP
-from diffflow_edu.schedules import check_positive, check_seed, check_whole
+from diffflow_edu.schedules import check_positive, check_seed, check_whole, shortly
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """A drift or a score: (x (B, *shape), t 0-d) -> (B, *shape)."""
@@ -285,7 +285,7 @@ class Process(nn.Module):
         like = next(keeper.parameters(), None)
         mean, scale = (_as_float(v, like) for v in (mean, scale))
         if not bool(mean.isfinite().all()):
-            raise ValueError(f"mean must be finite, got {mean.tolist()!r}")
+            raise ValueError(f"mean must be finite, got {shortly(mean.tolist())}")
         if scale.ndim != 0:
             raise ValueError(f"scale must be one number, got shape {tuple(scale.shape)}")
         check_positive(scale=scale.item())
@@ -400,6 +400,8 @@ def generator_for(seed: int | None, device: torch.device) -> torch.Generator | N
 def check_shape(shape: tuple[int, ...]) -> None:
     """Raise a ValueError unless shape is that of a particle: a tuple of positive whole numbers."""
     if not isinstance(shape, Sequence) or isinstance(shape, str):
-        raise ValueError(f"shape must be a tuple of whole numbers such as (2,), got {shape!r}")
+        raise ValueError(
+            f"shape must be a tuple of whole numbers such as (2,), got {shortly(shape)}"
+        )
     for length in shape:
         check_whole("shape", length)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu.processes.diffflow import DiffFlow
+from diffflow_edu.schedules import shortly
 
 How = Literal["interpolate", "ask"]
 
@@ -44,7 +45,7 @@ class Between:
 
     def __init__(self, model: DiffFlow, how: How | None = None) -> None:
         if how not in (None, "interpolate", "ask"):
-            raise ValueError(f"between must be 'interpolate' or 'ask', got {how!r}")
+            raise ValueError(f"between must be 'interpolate' or 'ask', got {shortly(how)}")
         if how is None:
             learned = any(
                 isinstance(field, nn.Module) and next(field.parameters(), None) is not None

@@ -36,7 +36,7 @@ from diffflow_edu.processes.ode import (
     learned,
 )
 from diffflow_edu.processes.walk import Keep, Normals, Seed, check_keep, check_seeds
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 SLOWER = 20.0
 """The sines of t in `CNF.mlp` are so many times slower than those of a score."""
@@ -88,19 +88,21 @@ class CNF(Process):
     ) -> None:
         super().__init__()
         if not callable(drift):
-            raise ValueError(f"drift must be callable as drift(x, t), got {drift!r}")
+            raise ValueError(f"drift must be callable as drift(x, t), got {shortly(drift)}")
         _check_horizon(T)
         if trace not in (None, "exact", "hutchinson"):
-            raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
+            raise ValueError(f"trace must be 'exact' or 'hutchinson', got {shortly(trace)}")
         if probe not in ("rademacher", "gaussian"):
-            raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}")
+            raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {shortly(probe)}")
         if not (solver is None or isinstance(solver, Solver)):
-            raise ValueError(f"solver must be a Solver, got {solver!r}")
+            raise ValueError(f"solver must be a Solver, got {shortly(solver)}")
         if gradient not in (None, "direct", "adjoint"):
-            raise ValueError(f"gradient must be 'direct' or 'adjoint', got {gradient!r}")
+            raise ValueError(f"gradient must be 'direct' or 'adjoint', got {shortly(gradient)}")
         for name, weight in (("kinetic", kinetic), ("jacobian", jacobian)):
             if not (isinstance(weight, Real) and 0 <= weight < math.inf):
-                raise ValueError(f"{name} must be a finite number, 0 or more, got {weight!r}")
+                raise ValueError(
+                    f"{name} must be a finite number, 0 or more, got {shortly(weight)}"
+                )
         check_whole("probes", probes)
         check_whole("frames", frames)
         if train_steps is not None:
@@ -324,11 +326,11 @@ class CNF(Process):
         rising = times.ndim == 1 and len(times) > 1 and bool((times.diff() > 0).all())
         if not rising or times[0] != 0 or abs(float(times[-1]) - self.T) > 1e-6 * self.T:
             raise ValueError(
-                f"times must rise strictly from 0 to T = {self.T:g}, got {times.tolist()}"
+                f"times must rise strictly from 0 to T = {self.T:g}, got {shortly(times.tolist())}"
             )
         return times
 
 
 def _check_horizon(T: float) -> None:
     if not (isinstance(T, Real) and T > 0 and math.isfinite(T)):
-        raise ValueError(f"T must be positive and finite, got {T!r}")
+        raise ValueError(f"T must be positive and finite, got {shortly(T)}")

@@ -23,7 +23,7 @@ from diffflow_edu.processes.base import (
     standard_normal_log_prob,
 )
 from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk, check_seeds
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 LARGEST_LOG_SCALE = 3.0
 """A layer scales by at most e³ ≈ 20 either way: an exp without a lid overflows sooner or later."""
@@ -141,8 +141,8 @@ class CouplingFlow(Process):
             )
         if dim % 2 and not uneven:
             raise ValueError(
-                f"dim must be even to be cut in halves, got {dim}; uneven=True lets one half hold "
-                f"{dim // 2} and the other {dim - dim // 2} coordinates"
+                f"dim must be even to be cut in halves, got {shortly(dim)}; uneven=True lets one "
+                f"half hold {dim // 2} and the other {dim - dim // 2} coordinates"
             )
         self.shape = (dim,)
         self.layers = nn.ModuleList(
@@ -219,7 +219,7 @@ class CouplingFlow(Process):
         """
         check_whole("n", n)
         if shape is not None and not (isinstance(shape, Sequence) and tuple(shape) == self.shape):
-            raise ValueError(f"shape must be that of the flow, {self.shape}, got {shape!r}")
+            raise ValueError(f"shape must be that of the flow, {self.shape}, got {shortly(shape)}")
         draw = Normals(seed, (n, *self.shape), self.layers[0].shift)
         return self.decode(draw(), keep=keep, batch=batch)
 

@@ -21,7 +21,7 @@ from diffflow_edu.devices import cast_like
 from diffflow_edu.nets import MLP, PREDICTIONS
 from diffflow_edu.processes.base import Field, generator_for
 from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
-from diffflow_edu.schedules import Schedule, check_time
+from diffflow_edu.schedules import Schedule, check_time, shortly
 from diffflow_edu.unet import Size, UNet, check_image_shape
 
 PredictionName = Literal["noise", "x0", "v", "score"]
@@ -100,12 +100,12 @@ class DDPM(DiffFlow):
     ) -> None:
         if prediction not in (*PREDICTIONS, "score"):
             raise ValueError(
-                f"prediction must be 'noise', 'x0', 'v' or 'score', got {prediction!r}"
+                f"prediction must be 'noise', 'x0', 'v' or 'score', got {shortly(prediction)}"
             )
         if variance not in ("beta", "posterior"):
-            raise ValueError(f"variance must be 'beta' or 'posterior', got {variance!r}")
+            raise ValueError(f"variance must be 'beta' or 'posterior', got {shortly(variance)}")
         if not callable(score):
-            raise ValueError(f"score must be callable as score(x, t), got {score!r}")
+            raise ValueError(f"score must be callable as score(x, t), got {shortly(score)}")
         check_schedule(schedule)
         if prediction != "score":
             score = PREDICTIONS[prediction](score, schedule.noise_process)

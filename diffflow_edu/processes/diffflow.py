@@ -32,7 +32,7 @@ from diffflow_edu.processes.base import (
     standard_normal_log_prob,
 )
 from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
-from diffflow_edu.schedules import Schedule, check_whole
+from diffflow_edu.schedules import Schedule, check_whole, shortly
 from diffflow_edu.unet import Size, UNet, check_image_shape
 
 
@@ -68,7 +68,7 @@ class DiffFlow(Process):
         super().__init__()
         for name, field in (("drift", drift), ("score", score)):
             if not callable(field):
-                raise ValueError(f"{name} must be callable as {name}(x, t), got {field!r}")
+                raise ValueError(f"{name} must be callable as {name}(x, t), got {shortly(field)}")
         check_schedule(schedule)
         self.drift = drift
         self.score = score
@@ -195,7 +195,7 @@ class DiffFlow(Process):
         `eval()`. Raises ValueError where both noise and seed are given.
         """
         if gradient not in ("adjoint", "autograd"):
-            raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {gradient!r}")
+            raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {shortly(gradient)}")
         if gradient == "adjoint":
             _check_repeatable(self)
         schedule, x = self._checked(x, noise, seed)
@@ -260,7 +260,8 @@ class DiffFlow(Process):
             if not isinstance(noise, Tensor) or noise.shape != wanted or noise.dtype != x.dtype:
                 got = (tuple(noise.shape), noise.dtype) if isinstance(noise, Tensor) else noise
                 raise ValueError(
-                    f"noise must be a tensor (N, B, *shape) = {wanted} of {x.dtype}, got {got!r}"
+                    f"noise must be a tensor (N, B, *shape) = {wanted} of {x.dtype}, "
+                    f"got {shortly(got)}"
                 )
         fresh = self.training and seed is None
         return self.schedule.draw() if fresh else self.schedule, entered
@@ -378,13 +379,13 @@ class DiffFlow(Process):
 def check_lam(lam: float) -> None:
     """Raise a ValueError unless it is a λ of equation 17: a finite number, 0 or more."""
     if not (isinstance(lam, Real) and 0 <= lam < math.inf):
-        raise ValueError(f"lam must be a finite number, 0 or more, got {lam!r}")
+        raise ValueError(f"lam must be a finite number, 0 or more, got {shortly(lam)}")
 
 
 def check_schedule(schedule: Schedule) -> None:
     """Raise a ValueError unless it is a Schedule."""
     if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule must be a Schedule, got {schedule!r}")
+        raise ValueError(f"schedule must be a Schedule, got {shortly(schedule)}")
 
 
 def _check_repeatable(model: nn.Module) -> None:

@@ -32,6 +32,7 @@ from diffflow_edu.schedules import (
     Schedule,
     check_positive,
     check_whole,
+    shortly,
 )
 
 
@@ -207,7 +208,9 @@ class NCSN(Process):
         check_whole("langevin_steps", langevin_steps)
         check_positive(langevin_step=langevin_step)
         if langevin_step >= 2:
-            raise ValueError(f"langevin_step must be below 2 to be stable, got {langevin_step}")
+            raise ValueError(
+                f"langevin_step must be below 2 to be stable, got {shortly(langevin_step)}"
+            )
         self.score = score
         self.schedule = variance_exploding(levels, sigma_min, sigma_max)
         self.langevin_steps = langevin_steps
@@ -360,4 +363,4 @@ class NCSN(Process):
 
 def _check_callable(name: str, field: Field) -> None:
     if not callable(field):
-        raise ValueError(f"{name} must be callable as {name}(x, t), got {field!r}")
+        raise ValueError(f"{name} must be callable as {name}(x, t), got {shortly(field)}")

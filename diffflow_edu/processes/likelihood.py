@@ -43,7 +43,7 @@ from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.diffflow import DiffFlow, check_lam
 from diffflow_edu.processes.ode import Solver, divergence, jacobian
 from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
-from diffflow_edu.schedules import Schedule, check_positive, check_time, check_whole
+from diffflow_edu.schedules import Schedule, check_positive, check_time, check_whole, shortly
 
 SMALLEST = 1e-8
 """Times below this share of T are taken for it: there −g² s = g² ε/σ is its limit, to rounding."""
@@ -281,7 +281,9 @@ class ProbabilityFlow(CNF):
             start = float(model.schedule.times[1]) / 10 if predicts_data else 0.0
         horizon = float(model.schedule.times[-1])
         if not (isinstance(start, Real) and 0 <= start < horizon):
-            raise ValueError(f"start must be a time in [0, T) = [0, {horizon:g}), got {start!r}")
+            raise ValueError(
+                f"start must be a time in [0, T) = [0, {horizon:g}), got {shortly(start)}"
+            )
         super().__init__(
             _Velocity(model, float(start), fields),
             T=1.0,
@@ -309,7 +311,8 @@ class ProbabilityFlow(CNF):
         near = 1e-6 * horizon
         if not rising or abs(times[0] - start) > near or abs(times[-1] - horizon) > near:
             raise ValueError(
-                f"times must rise strictly from {start:g} to T = {horizon:g}, got {times.tolist()}"
+                f"times must rise strictly from {start:g} to T = {horizon:g}, "
+                f"got {shortly(times.tolist())}"
             )
         u = ((times - start) / (horizon - start)).clamp(0, 1).sqrt()
         u[0], u[-1] = 0.0, 1.0
@@ -398,7 +401,7 @@ def importance_weighted(bounds: Tensor) -> Tensor:
     numbers = isinstance(bounds, Tensor) and bounds.is_floating_point()
     if not numbers or bounds.ndim != 2 or len(bounds) == 0:
         got = (tuple(bounds.shape), bounds.dtype) if isinstance(bounds, Tensor) else bounds
-        raise ValueError(f"bounds must be a float tensor (K, B) with K ≥ 1, got {got!r}")
+        raise ValueError(f"bounds must be a float tensor (K, B) with K ≥ 1, got {shortly(got)}")
     return math.log(len(bounds)) - cast_like(torch.logsumexp(-double(bounds), 0), bounds)
 
 
@@ -478,7 +481,7 @@ def theorem_one(
     zero: it comes with a factor g. Raises ValueError for what is none of these.
     """
     if not callable(drift):
-        raise ValueError(f"drift must be callable as drift(x, t), got {drift!r}")
+        raise ValueError(f"drift must be callable as drift(x, t), got {shortly(drift)}")
     steps, g = _several("steps", steps), _several("g", g)
     for n in steps:
         check_whole("steps", n)
@@ -550,8 +553,9 @@ def _several(name: str, values: Sequence[float]) -> list[float]:
         several = list(values)
     except TypeError:
         raise ValueError(
-            f"{name} must be a sequence of numbers, such as ({values!r},), got {values!r}"
+            f"{name} must be a sequence of numbers, such as ({shortly(values)},), "
+            f"got {shortly(values)}"
         ) from None
     if not several:
-        raise ValueError(f"{name} must hold at least one number, got {values!r}")
+        raise ValueError(f"{name} must hold at least one number, got {shortly(values)}")
     return several

@@ -67,7 +67,7 @@ class Solver:
     def __post_init__(self) -> None:
         if self.method not in ADAPTIVE + FIXED_STEP:
             known = ", ".join(ADAPTIVE + FIXED_STEP)
-            raise ValueError(f"method must be one of {known}, got {self.method!r}")
+            raise ValueError(f"method must be one of {known}, got {shortly(self.method)}")
         check_positive(rtol=self.rtol, atol=self.atol)
         check_whole("max_evaluations", self.max_evaluations)
         if self.error not in ("rms", "max"):
@@ -75,7 +75,7 @@ class Solver:
         if self.adaptive and self.steps is not None:
             raise ValueError(
                 f"steps belongs to a fixed-step method ({', '.join(FIXED_STEP)}); {self.method} "
-                f"chooses its own by rtol and atol, got steps={self.steps!r}"
+                f"chooses its own by rtol and atol, got steps={shortly(self.steps)}"
             )
         if not self.adaptive:
             check_whole("steps", self.steps)
@@ -192,7 +192,7 @@ def draw_probes(
     """
     check_whole("probes", count)
     if kind not in ("rademacher", "gaussian"):
-        raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {kind!r}")
+        raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {shortly(kind)}")
     shape = (count, *x.shape)
     if kind == "gaussian":
         return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -231,13 +231,15 @@ def integrate(
     """
     solver = Solver() if solver is None else solver
     if not isinstance(solver, Solver):
-        raise ValueError(f"solver must be a Solver, got {solver!r}")
+        raise ValueError(f"solver must be a Solver, got {shortly(solver)}")
     if gradient not in ("direct", "adjoint"):
-        raise ValueError(f"gradient must be 'direct' or 'adjoint', got {gradient!r}")
+        raise ValueError(f"gradient must be 'direct' or 'adjoint', got {shortly(gradient)}")
     times = torch.as_tensor(times).detach().to(x)
     steps = times.diff()
     if times.ndim != 1 or len(times) < 2 or not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(f"times must be two or more, rising or falling, got {times.tolist()}")
+        raise ValueError(
+            f"times must be two or more, rising or falling, got {shortly(times.tolist())}"
+        )
 
     dynamics = _Dynamics(field, times, solver, with_divergence, probes, penalties, x.dtype)
     state = (x, *(x.new_zeros(len(x)) for _ in range(dynamics.integrals)))

@@ -16,7 +16,7 @@ from diffflow_edu.processes.base import Trajectory, check_shape
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.walk import Keep, Normals, Seed, Walk
-from diffflow_edu.schedules import check_whole
+from diffflow_edu.schedules import check_whole, shortly
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def ddim(
     """
     _check_ddpm(model)
     if not (isinstance(eta, Real) and 0 <= eta <= 1):
-        raise ValueError(f"eta must be a number from 0 to 1, got {eta!r}")
+        raise ValueError(f"eta must be a number from 0 to 1, got {shortly(eta)}")
     c, draw = model.schedule, _normals(model, n, seed, shape)
     alpha, sigma = c.noise_process.alpha(c.times), c.noise_process.sigma(c.times)
     std = eta * c.s * sigma[:-1] / sigma[1:]  # η √β̃
@@ -134,7 +134,7 @@ def reverse_sde(
         raise ValueError(f"model must be a DDPM or DiffFlow, got {type(model).__name__}")
     check_whole("corrector_steps", corrector_steps, least=0)
     if not (isinstance(snr, Real) and 0 < snr < math.inf):
-        raise ValueError(f"snr must be positive and finite, got {snr!r}")
+        raise ValueError(f"snr must be positive and finite, got {shortly(snr)}")
     times = model.schedule.times if times is None else _checked_times(times, model)
     sde, draw = model.schedule.noise_process, _normals(model, n, seed, shape)
     dt = times.diff()
@@ -184,7 +184,7 @@ def _check_ddpm(model: object) -> None:
 def _checked_times(times: Tensor, model: DiffFlow) -> Tensor:
     if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2:
         got = tuple(times.shape) if isinstance(times, Tensor) else times
-        raise ValueError(f"times must be a tensor (M + 1,) with M ≥ 1, got {got!r}")
+        raise ValueError(f"times must be a tensor (M + 1,) with M ≥ 1, got {shortly(got)}")
     times, horizon = times.detach().cpu().double(), float(model.schedule.times[-1])
     rise = bool((times.diff() > 0).all()) and times[0] >= 0
     if not rise or abs(float(times[-1]) - horizon) > 1e-6 * horizon:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffflow_edu.devices import cast_like, double
 from diffflow_edu.processes.base import Field, check_particles, generator_for
-from diffflow_edu.schedules import check_positive, check_whole
+from diffflow_edu.schedules import check_positive, check_whole, shortly
 from diffflow_edu.toy.blurred import blurred_log_prob
 from diffflow_edu.toy.density import Density
 
@@ -53,7 +53,7 @@ def exact_score(density: Density | Callable[[Tensor], Tensor], x: Tensor) -> Ten
     check_particles(x)
     log_prob = getattr(density, "log_prob", density)
     if not callable(log_prob):
-        raise ValueError(f"density must have log_prob or be x -> log p, got {density!r}")
+        raise ValueError(f"density must have log_prob or be x -> log p, got {shortly(density)}")
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         log_p = log_prob(x)

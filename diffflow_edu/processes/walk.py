@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffflow_edu.processes.base import generator_for
-from diffflow_edu.schedules import check_seed, check_whole
+from diffflow_edu.schedules import check_seed, check_whole, shortly
 
 Seed = int | Sequence[int] | None
 """Of all particles together; or one for each; or None, torch's global generator."""
@@ -137,6 +137,6 @@ class Walk:
 def check_keep(keep: Keep, batch: int | None) -> None:
     """Raise a ValueError unless keep is "all" or "end" and batch None or 1 and more."""
     if keep not in ("all", "end"):
-        raise ValueError(f"keep must be 'all' or 'end', got {keep!r}")
+        raise ValueError(f"keep must be 'all' or 'end', got {shortly(keep)}")
     if batch is not None:
         check_whole("batch", batch)

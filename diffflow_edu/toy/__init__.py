@@ -18,6 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffflow_edu.schedules import shortly
+
 from .boxes import Boxes
 from .curves import Curves
 from .density import Density
@@ -53,7 +55,7 @@ def load(name: str, **kwargs: float) -> Density:
     if not isinstance(name, str) or name not in _CATALOGUE:
         near = difflib.get_close_matches(str(name).lower(), _CATALOGUE, n=1, cutoff=0.3)
         hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown density {name!r}{hint} Known: {', '.join(_CATALOGUE)}")
+        raise ValueError(f"unknown density {shortly(name)}{hint} Known: {', '.join(_CATALOGUE)}")
     build = _CATALOGUE[name]
     takes = list(inspect.signature(build).parameters)
     for argument in kwargs:
@@ -69,20 +71,22 @@ def _checked_width(width: float) -> float:
     try:
         value = float(width)
     except (TypeError, ValueError):
-        raise ValueError(f"width must be a number, got {width!r}") from None
+        raise ValueError(f"width must be a number, got {shortly(width)}") from None
     if not value > 0:
-        raise ValueError(f"width must be positive, got {width!r}")
+        raise ValueError(f"width must be positive, got {shortly(width)}")
     if math.isinf(value):
-        raise ValueError(f"width must be positive and finite, got {width!r}")
+        raise ValueError(f"width must be positive and finite, got {shortly(width)}")
     if value < MIN_WIDTH:
-        raise ValueError(f"width must be at least {MIN_WIDTH} (float32 samples), got {width!r}")
+        raise ValueError(
+            f"width must be at least {MIN_WIDTH} (float32 samples), got {shortly(width)}"
+        )
     return value
 
 
 def _rings(name: str, centres: list[tuple[float, float]], width: float) -> Rings:
     if width > MAX_RING_WIDTH:
         raise ValueError(
-            f"width of a ring of radius 1 must be at most {MAX_RING_WIDTH}, got {width}"
+            f"width of a ring of radius 1 must be at most {MAX_RING_WIDTH}, got {shortly(width)}"
         )
     return Rings(name, centres, width)
 

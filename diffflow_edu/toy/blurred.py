@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffflow_edu.devices import cast_like
+from diffflow_edu.schedules import shortly
 
 from .boxes import Boxes
 from .curves import Curves, log_normal_mass
@@ -31,11 +32,11 @@ def blurred_log_prob(density: Density, x: Tensor, sigma: float) -> Tensor:
     tensor([-11.0483])
     """
     if not isinstance(density, (Gaussians, Curves, Rings, Boxes)):
-        raise ValueError(f"density must be one of toy.names(), got {density!r}")
+        raise ValueError(f"density must be one of toy.names(), got {shortly(density)}")
     check_points(x)
     real = isinstance(sigma, Real) and not isinstance(sigma, bool)
     if not (real and 0 < sigma < math.inf):
-        raise ValueError(f"sigma must be positive and finite, got {sigma!r}")
+        raise ValueError(f"sigma must be positive and finite, got {shortly(sigma)}")
     raw_sigma = sigma * density.scale
     if isinstance(density, (Gaussians, Curves)):  # isotropic Gaussian noise already: more of it
         wider = copy.copy(density)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffflow_edu.devices import cast_like, double
-from diffflow_edu.schedules import check_seed
+from diffflow_edu.schedules import check_seed, check_whole
 
 CHUNK = 2**18  # numbers in one (points, parts) table: 2 MiB in float64, whatever n is
 
@@ -62,8 +62,7 @@ class Density:
         Without a seed, torch's global generator decides. Raises ValueError for n < 1 and for a
         seed that is no whole number, 0 or more.
         """
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+        check_whole("n", n)
         if seed is not None:
             check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(int(seed))

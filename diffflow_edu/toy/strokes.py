@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffflow_edu.schedules import shortly
+
 from .curves import Curves
 from .density import Density
 
@@ -123,7 +125,7 @@ def _checked_stroke(stroke: Stroke, i: int) -> Tensor:
     try:
         line = torch.as_tensor(np.asarray(stroke, dtype=np.float64))
     except (TypeError, ValueError):
-        raise ValueError(f"strokes[{i}] must hold points (m, 2), got {stroke!r:.80}") from None
+        raise ValueError(f"strokes[{i}] must hold points (m, 2), got {shortly(stroke)}") from None
     if line.ndim != 2 or line.shape[1] != 2 or len(line) == 0:
         raise ValueError(
             f"strokes[{i}] must have shape (m, 2) with m >= 1, got {tuple(line.shape)}"
@@ -137,13 +139,13 @@ def _checked_width(width: float, points: Tensor) -> float:
     try:
         value = float(width)
     except (TypeError, ValueError):
-        raise ValueError(f"width must be a number, got {width!r}") from None
+        raise ValueError(f"width must be a number, got {shortly(width)}") from None
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"width must be positive and finite, got {width!r}")
+        raise ValueError(f"width must be positive and finite, got {shortly(width)}")
     extent = float((points.amax(0) - points.amin(0)).max())
     if value < THINNEST * extent:
         raise ValueError(
             f"width must be at least {THINNEST} of the drawing's extent {extent:g} "
-            f"(float32 samples), got {width!r}"
+            f"(float32 samples), got {shortly(width)}"
         )
     return value
