@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from diffflow_edu import noise_range
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.schedules import Schedule, VariancePreserving
@@ -370,8 +371,8 @@ def doubts(source: Source, model: Process, batch: Tensor) -> list[str]:
         n, mean, variance = moments(source, batch)
     if n < 2:
         return []
+    scale = float(model.data_scale) if model.standardised else 1.0
     if model.standardised:
-        scale = float(model.data_scale)
         mean = (mean - model.data_mean.cpu().double()) / scale
         variance = variance / scale**2
     spread, centre = float(variance.mean().sqrt()), float(mean.square().mean().sqrt())
@@ -392,14 +393,19 @@ def doubts(source: Source, model: Process, batch: Tensor) -> list[str]:
     schedule = getattr(model, "schedule", None)
     if isinstance(schedule, Schedule):
         if isinstance(model, DDPM) and isinstance(schedule.noise_process, VariancePreserving):
-            found += _not_drowned(source.name, schedule, mean, variance, remedy)
+            found += _not_drowned(source, schedule, mean, variance, remedy, scale)
         if mean.ndim == 1 and n >= ENOUGH:  # border pixels of pictures hardly vary
             found += _not_resolved(source.name, schedule, variance, spread)
     return found
 
 
 def _not_drowned(
-    name: str, schedule: Schedule, mean: Tensor, variance: Tensor, remedy: str
+    source: Source,
+    schedule: Schedule,
+    mean: Tensor,
+    variance: Tensor,
+    remedy: str,
+    scale: float,
 ) -> list[str]:
     """Of a fixed diffusion: what x_T is, where sampling starts from N(0, I)."""
     noise, end = schedule.noise_process, schedule.times[-1]
@@ -408,9 +414,10 @@ def _not_drowned(
     left, std = alpha * centre, math.hypot(alpha * widest, sigma)
     if left <= DROWNED and std <= WIDE:
         return []
-    r_max = max(10 * centre, 3 * widest)
+    some = torch.cat(list(source.some(noise_range.MEASURED)))
+    r_max = max(10 * centre, noise_range.noise_range(some, scale).r_max)
     return [
-        f"the noise of this schedule, r_max = {sigma / alpha:.3g}, does not drown {name}: a "
+        f"the noise of this schedule, r_max = {sigma / alpha:.3g}, does not drown {source.name}: a "
         f"coordinate ends with a mean of {left:.2g} and a standard deviation of up to {std:.3g}, "
         f"but sampling starts from N(0, 1). Centre and scale them: {remedy} Or take a schedule "
         f"such as Schedule.log_snr(r_max={r_max:.2g})."

@@ -168,6 +168,15 @@ class Images:
         y = (pictures + u) * (2 / self.levels) - 1
         return y.clamp_max(BELOW_ONE)  # a u next to 1 is rounded up to it, and 1 is no picture's
 
+    def mean(self) -> Tensor:
+        """The mean of the dequantised training pictures, (C, H, W) float32."""
+        pictures = self.train.cpu()
+        total = sum(part.sum(0, dtype=torch.int64) for part in pictures.split(1000))
+        mean = total.double() / len(pictures)
+        if self.flip:
+            mean = (mean + mean.flip(-1)) / 2
+        return ((mean + 0.5) * (2 / self.levels) - 1).float()
+
     def quantise(self, y: Tensor) -> Tensor:
         """The pictures that y in [−1, 1] stands for, uint8; what lies outside is cut off."""
         level = ((y + 1) * (self.levels / 2)).floor()

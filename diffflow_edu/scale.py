@@ -21,6 +21,7 @@ import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +36,9 @@ from torch import Tensor, nn
 from diffflow_edu import images, zoo
 from diffflow_edu.devices import fork_rng
 from diffflow_edu.files import to_json, write_whole
+from diffflow_edu.noise_range import NoiseRange, look_at_end, noise_range
 from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
 from diffflow_edu.training import fit
@@ -53,6 +56,8 @@ except ImportError:  # Windows
 
 HELD = 500
 """Training pictures kept from training, for the looks at checkpoints."""
+END = 1500
+"""Pictures whose x_T is compared with noise before training."""
 CALIBRATION = 500
 """Pictures that the backward noise is set by, at the end of a stage."""
 
@@ -66,13 +71,17 @@ class Config:
     kind: Literal["diffflow", "ddpm"] = "diffflow"
     """diffflow learns the drift, ddpm leaves it at zero"""
     size: str = "small"
-    """of the U-Net (DiffFlow has two of them): tiny, tiny2, small or paper"""
+    """of the U-Net (DiffFlow has two of them), a name of `unet.SIZES`"""
+    drift_size: str | None = None
+    """of DiffFlow's drift alone; None: as large as the score's"""
     steps: tuple[int, ...] = (30,)
     """N; several, such as 10 20 30, train with few steps first (progressive training)"""
     updates: int = 10_000
     """training steps in all, shared evenly among the values of N; the last take what is over"""
     warm_start: int = 0
     """training steps of the diffusion inside a DiffFlow before the drift moves"""
+    path_steps: int | None = None
+    """backward steps of a path that enter DiffFlow's loss, see `DiffFlow.loss`; None: all N"""
     batch_size: int = 64
     """pictures a training step and process"""
     accumulate: int = 1
@@ -84,9 +93,9 @@ class Config:
     grid: Literal["log_snr", "flexible"] = "log_snr"
     """of time: log_snr, whose noise rises geometrically, or the paper's flexible one, drawn anew
     for every batch, on which the drift alone carries pictures to noise"""
-    r_min: float = 0.01
-    """log_snr: noise-to-signal ratio of the first step"""
-    r_max: float = 10.0
+    r_min: float | None = None
+    """log_snr: noise-to-signal ratio of the first step; None: what `noise_range` finds"""
+    r_max: float | None = None
     """log_snr: and of the last"""
     beta: float = 0.9
     """flexible: the power of i/N in the times"""
@@ -119,7 +128,18 @@ class Config:
             raise ValueError(f"grid must be 'log_snr' or 'flexible', got {shortly(self.grid)}")
         if self.grid == "flexible" and self.kind == "ddpm":
             raise ValueError("grid 'flexible' needs a drift that is learned, so kind 'diffflow'")
-        Schedule.log_snr(self.steps[0], r_min=self.r_min, r_max=self.r_max)  # raises for bad ones
+        given = {"r_min": self.r_min, "r_max": self.r_max}
+        given = {name: value for name, value in given.items() if value is not None}
+        check_positive(**given)
+        if len(given) == 2:
+            Schedule.log_snr(self.steps[0], **given)  # raises where they do not rise
+        if self.drift_size is not None:
+            find_size(self.drift_size)
+        if self.path_steps is not None:
+            check_whole("path_steps", self.path_steps)
+        for name in ("drift_size", "path_steps"):
+            if self.kind == "ddpm" and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for kind 'diffflow'; a ddpm has no drift")
         check_positive(beta=self.beta)
         check_whole("warm_start", self.warm_start, least=0)
         if self.warm_start and self.kind == "ddpm":
@@ -134,9 +154,15 @@ class Config:
         stages = len(self.steps)
         return (stage + 1) * self.updates // stages - stage * self.updates // stages
 
-    def recipe(self, steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What `zoo.build` makes the model of a stage from."""
-        grid = ["log_snr", {"steps": steps, "r_min": self.r_min, "r_max": self.r_max}]
+    def recipe(
+        self, steps: int, shape: tuple[int, ...], measured: NoiseRange | None = None
+    ) -> dict[str, Any]:
+        """What `zoo.build` makes the model of a stage from.
+
+        measured: of the pictures, where r_min or r_max is to follow from them.
+        """
+        r_min, r_max = self.r_min or measured.r_min, self.r_max or measured.r_max
+        grid = ["log_snr", {"steps": steps, "r_min": r_min, "r_max": r_max}]
         if self.grid == "flexible":
             grid = ["polynomial", {"steps": steps, "beta": self.beta, "flexible": True}]
         return {
@@ -145,7 +171,7 @@ class Config:
             "size": self.size,
             "shape": list(shape),
             "learn_backward_std": True,
-        }
+        } | ({"drift_size": self.drift_size} if self.drift_size else {})
 
 
 def train(
@@ -205,11 +231,13 @@ def _train(
     held = data.train[-HELD:]
     data = replace(data, train=data.train[:-HELD], train_labels=data.train_labels[:-HELD])
     end = time.monotonic() + 60 * minutes
+    mean = data.mean()
+    measured = noise_range(data)
 
     model: Process | None = None
     with _terminated() as terminated:
         for stage, steps in enumerate(config.steps):
-            recipe = config.recipe(steps, data.shape)
+            recipe = config.recipe(steps, data.shape, measured)
             finished = folder / f"stage-{stage}.safetensors"
             card = {"recipe": recipe, "config": asdict(config)}
             if finished.exists():
@@ -218,6 +246,9 @@ def _train(
                 continue
             with _seeded(config.seed, accelerator.device):
                 model = successor(zoo.build(recipe), model)
+                model.set_standardisation(mean, 1.0)
+            if accelerator.is_main_process and stage == 0:
+                _look_ahead(model, data)
             model.to(memory_format=layout(accelerator.device, config.precision))
             warm_start = config.warm_start if stage == 0 else 0
             updates = config.updates_of(stage)
@@ -234,6 +265,7 @@ def _train(
                     ema=config.ema,
                     seed=config.seed,
                     accelerator=accelerator,
+                    path_steps=config.path_steps and min(config.path_steps, steps),
                     checkpoint=watch.checkpoint,
                     checkpoint_every=look_every,
                     checkpoint_keep=keep,
@@ -258,6 +290,27 @@ def _train(
         if accelerator.is_main_process:
             zoo.save_model(folder / "model.safetensors", model, zoo.load(finished).card)
     return model.eval()
+
+
+def _look_ahead(model: DiffFlow, data: images.Images) -> None:
+    """Say where the diffusion of a model ends before it learns, and warn where that is not noise.
+
+    The flexible grid of the paper has no diffusion that reaches noise by itself: it is its drift's
+    work.
+    """
+    schedule = model.schedule
+    if schedule.redraw is not None:
+        return
+    end = look_at_end(DDPM.of(model), data.sample(END, seed=0))
+    first, last = schedule.noise_process.r(schedule.times[[1, -1]]).tolist()
+    print(f"{schedule.steps} steps, noise to signal {first:.2g} to {last:.3g}. {end}")
+    if not end.drowned:
+        wanted = noise_range(data)
+        warnings.warn(
+            f"x_T is not the noise that sampling starts from ({end}). Take r_max = "
+            f"{wanted.r_max:.3g}, or leave it to the data.",
+            stacklevel=2,
+        )
 
 
 def successor(model: DiffFlow, earlier: DiffFlow | None) -> DiffFlow:
@@ -339,6 +392,7 @@ class Watch:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         with _seeded(0, self.device):
             model = zoo.build(self.card["recipe"])
+            model.set_standardisation(self.data.mean(), 1.0)
             model.load_state_dict(state["average"])
             self.measure(model.to(self.device).eval(), step, state["history"]["loss"])
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ def fit(
     validate_every: int = 100,
     patience: int | None = None,
     standardise: bool = False,
+    path_steps: int | None = None,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
@@ -136,6 +138,8 @@ def fit(
     patience: training ends after so many looks in a row that found nothing better.
     standardise: give the model mean and scale of the data before training, if it has none, so that
         it may keep its own units; see `Process.set_standardisation`.
+    path_steps: of a DiffFlow, the backward steps of a path that enter its loss, by default all N;
+        see `DiffFlow.loss`.
 
     `model.history` is what is returned, from the first step on. An interrupt ends training early
     and leaves it, with the averaged weights, or the best ones. Threads train one after another,
@@ -148,6 +152,7 @@ def fit(
     """
     _check_model(model, warm_start)
     _check_numbers(steps, batch_size, seed, lr, warm_start, ema, clip, accumulate)
+    options = _checked_path_steps(path_steps, model)
     _check_files(checkpoint, checkpoint_every, checkpoint_keep)
     tell = _checked_callback(callback)
     _check_validation(validation, validate_every, patience)
@@ -179,6 +184,7 @@ def fit(
         run = {"steps": steps, "batch_size": batch_size, "seed": seed, "warm_start": warm_start}
         run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
         run |= {"optimizer": optimizer, "accumulate": accumulate, "processes": processes.count}
+        run |= options
         run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
         training = Training(
             run, model, copy.deepcopy(model.state_dict()), steps_with, history, [steps], like,
@@ -208,7 +214,8 @@ def fit(
                         if watch and watch.patience_is_over():
                             break
                         steps_with.scale_lr(_lr_factor(step - warm_start, training.legs))
-                        objective = first_objective if step < warm_start else model
+                        warm = step < warm_start
+                        objective = first_objective if warm else partial(model, **options)
                         steps_with.zero_grad()
                         value = 0.0
                         for _ in range(accumulate):
@@ -317,6 +324,18 @@ def _check_model(model: Process, warm_start: int) -> None:
     check_whole("warm_start", warm_start, least=0)
     if warm_start and not isinstance(model, DiffFlow):
         raise ValueError(f"warm_start needs a DiffFlow, got {type(model).__name__}")
+
+
+def _checked_path_steps(path_steps: int | None, model: Process) -> dict[str, int]:
+    """The options of the loss."""
+    if path_steps is None:
+        return {}
+    check_whole("path_steps", path_steps)
+    if not isinstance(model, DiffFlow) or isinstance(model, DDPM):
+        raise ValueError(f"path_steps is for DiffFlow, got a {type(model).__name__}")
+    if path_steps > model.schedule.steps:
+        raise ValueError(f"path_steps must be at most N = {model.schedule.steps}, got {path_steps}")
+    return {"path_steps": path_steps}
 
 
 def _check_numbers(

@@ -24,6 +24,7 @@ from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.langevin import NCSN
 from diffflow_edu.schedules import Schedule, check_whole, shortly
+from diffflow_edu.unet import Size
 
 FOLDER = Path(__file__).parent / "weights"
 KINDS: dict[str, Callable[..., Process]] = {
@@ -93,9 +94,9 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
     schedule = getattr(Schedule, constructor)(**arguments)
     learned = _part(recipe, "learn_backward_std")
     if "size" in recipe:
-        return partial(
-            kinds[kind], schedule, tuple(_part(recipe, "shape")), recipe["size"], learned
-        )
+        options = {k: _size(recipe[k]) for k in ("drift_size",) if k in recipe}
+        shape = tuple(_part(recipe, "shape"))
+        return partial(kinds[kind], schedule, shape, _size(recipe["size"]), learned, **options)
     return partial(
         kinds[kind],
         schedule,
@@ -103,6 +104,13 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
         learn_backward_std=learned,
         smooth=recipe.get("smooth", False),
     )
+
+
+def _size(size: str | dict[str, Any]) -> str | Size:
+    """A size of the U-Net by name, or its numbers as JSON has them."""
+    if not isinstance(size, dict):
+        return size
+    return Size(**{k: tuple(v) if isinstance(v, list) else v for k, v in size.items()})
 
 
 def _part(recipe: dict[str, Any], name: str) -> Any:  # noqa: ANN401

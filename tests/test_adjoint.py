@@ -6,6 +6,7 @@ from torch import nn
 
 from diffflow_edu import DDPM, DiffFlow, Schedule
 from diffflow_edu.nets import MLP
+from diffflow_edu.processes import adjoint, diffflow
 
 STEPS = 6
 
@@ -439,3 +440,54 @@ def test_transforms_of_torch_func_are_refused_with_the_way_that_they_can_go(what
         torch.func.grad(lambda y: getattr(model, what)(y).mean())(x)
     value = torch.func.grad(lambda y: model.bound(y, gradient="autograd", seed=0).mean())(x)
     assert value.isfinite().all()
+
+
+def gradient_of(model, x, noise, **options):
+    model.zero_grad()
+    loss = model.loss(x, noise, **options)
+    loss.backward()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return loss.detach(), [p.grad.clone() for p in learned]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_losses_of_some_steps_of_a_path_have_the_mean_of_the_loss_of_all(n, monkeypatch):
+    model, shape = mlp()
+    model = model.double()
+    model.log_b_ratio.requires_grad_(True)
+    x, noise = normals(5, *shape), normals(STEPS, 5, *shape, seed=1)
+    value, grads = gradient_of(model, x, noise)
+    parts = []
+    for start in range(STEPS // n):  # every set of steps that can be drawn
+        drawn = list(range(start, STEPS, STEPS // n))
+        monkeypatch.setattr(diffflow, "some_steps", lambda *_, drawn=drawn: drawn)
+        parts.append(gradient_of(model, x, noise, path_steps=n))
+    torch.testing.assert_close(torch.stack([v for v, _ in parts]).mean(), value)
+    for i, grad in enumerate(grads):
+        mean = torch.stack([g[i] for _, g in parts]).mean(0)
+        torch.testing.assert_close(mean, grad, rtol=1e-9, atol=1e-11)
+
+
+def test_steps_of_a_path_are_drawn_alike_and_none_twice():
+    torch.manual_seed(0)
+    counts = torch.zeros(7)
+    for _ in range(3000):
+        chosen = adjoint.some_steps(7, 3)
+        assert len(set(chosen)) == 3
+        counts[chosen] += 1
+    assert (counts / 3000 - 3 / 7).abs().max() < 0.04
+
+
+def test_the_score_is_asked_only_where_a_step_counts():
+    model, shape = mlp()
+    calls = []
+    model.score.register_forward_hook(lambda *_: calls.append(1))
+    model.loss(torch.randn(4, *shape), path_steps=2).backward()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("n", [0, STEPS + 1, 1.5, True])
+def test_path_steps_that_a_path_does_not_have_are_refused(n):
+    model, shape = mlp()
+    with pytest.raises(ValueError, match="path_steps must be"):
+        model.loss(torch.randn(4, *shape), path_steps=n)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ pytest.importorskip("tyro", reason="the extra 'images' is not installed")
 from diffflow_edu import cli, inception, scale
 from diffflow_edu.evaluation import Row, evaluate, on_grid, table, yardstick
 from diffflow_edu.inception import Inception, MissingError
+from diffflow_edu.noise_range import noise_range
 from diffflow_edu.scale import Config, compiled, layout, successor, train
 from diffflow_edu.unet import Size
 
@@ -212,7 +214,8 @@ def test_a_missing_package_is_named_with_the_extra_that_holds_it(monkeypatch, tm
 def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finished):
     folder, _ = finished
     short, config = zoo.load(folder / "stage-0.safetensors"), Config(**SMALL, steps=(2, 3))
-    long = successor(zoo.build(config.recipe(3, (1, 8, 8))), short)
+    measured = noise_range(images.load("digits"))
+    long = successor(zoo.build(config.recipe(3, (1, 8, 8), measured)), short)
     for name, value in short.state_dict().items():
         if name != "log_b_ratio":
             assert torch.equal(long.state_dict()[name], value)
@@ -330,7 +333,7 @@ def test_the_best_model_can_be_used_like_the_last(finished, tmp_path, monkeypatc
     [
         ({"images": "imagenet"}, "images must be of mnist, .*got 'imagenet'"),
         ({"kind": "flow"}, "kind must be 'diffflow' or 'ddpm', got 'flow'"),
-        ({"size": "huge"}, "size must be one of tiny, tiny2, small, paper"),
+        ({"size": "huge"}, "size must be one of tiny, tiny2, compact, "),
         ({"steps": ()}, "steps must hold at least one N"),
         ({"steps": (3, 0)}, "steps must be"),
         ({"updates": 0}, "updates must be"),
@@ -339,7 +342,12 @@ def test_the_best_model_can_be_used_like_the_last(finished, tmp_path, monkeypatc
         ({"lr": -1}, "lr must be positive"),
         ({"ema": 1}, "ema must be at least 0 and below 1"),
         ({"batch_size": 0}, "batch_size must be"),
-        ({"r_min": 20.0}, "r_m"),
+        ({"r_min": 20.0, "r_max": 10.0}, "r_m"),
+        ({"r_min": -1.0}, "r_min must be positive"),
+        ({"kind": "ddpm", "path_steps": 2}, "path_steps is for kind .diffflow."),
+        ({"kind": "ddpm", "drift_size": "tiny"}, "drift_size is for kind .diffflow."),
+        ({"drift_size": "huge"}, "size must be one of"),
+        ({"path_steps": 0}, "path_steps must be"),
         ({"grid": "cosine"}, "grid must be 'log_snr' or 'flexible', got 'cosine'"),
         ({"grid": "flexible", "kind": "ddpm"}, "grid 'flexible' needs a drift that is learned"),
         ({"beta": 0}, "beta must be positive"),
@@ -585,16 +593,20 @@ def test_a_picture_is_not_written_over_weights(finished, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437"])
-def test_an_evaluation_is_written_and_told_in_any_encoding(finished, tmp_path, encoding):
+def test_an_evaluation_is_written_and_told_in_any_encoding(
+    finished, tmp_path, monkeypatch, encoding
+):
     model = tmp_path / "m.safetensors"
     shutil.copy(finished[0] / "model.safetensors", model)
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "diffflow_edu.cli", "evaluate", str(model), "--n", "5"]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    told, stream = io.BytesIO(), functools.partial(io.TextIOWrapper, encoding=encoding)
+    # As Python opens them where PYTHONIOENCODING, or the terminal, has this encoding.
+    monkeypatch.setattr(sys, "stdout", stream(told, line_buffering=True))
+    monkeypatch.setattr(sys, "stderr", stream(io.BytesIO()))
+    run(monkeypatch, "evaluate", model, "--n", 5)
     record = json.loads((tmp_path / "m.json").read_text("utf-8"))
-    assert f"{record['rows'][0]['bits_per_dim']:.3f}" in done.stdout.decode(encoding)
-    assert f"Written: {tmp_path / 'm.json'}" in done.stdout.decode(encoding)
+    out = told.getvalue().decode(encoding)
+    assert f"{record['rows'][0]['bits_per_dim']:.3f}" in out
+    assert f"Written: {tmp_path / 'm.json'}" in out
 
 
 def test_an_evaluation_that_cannot_be_written_is_told_all_the_same(finished, monkeypatch, capsys):

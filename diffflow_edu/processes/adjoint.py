@@ -14,6 +14,10 @@ and sends back both cotangents together. With ℓ_i = ½‖δB_i‖² and a_j = 
 In network units (1 a forward pass, 2 a backward pass, of drift or score) the scalar loss costs
 N + 6 N, the bound of every particle 2 N + 6 N, since its cotangents are known only when backward
 begins. Algorithm 2 step by step, with f_j evaluated on either side of x_j, costs 12 N.
+
+Where the scalar loss counts only n of the ℓ_i, drawn at random and each N/n times, its value and
+gradient keep their means. The score is then evaluated at n states only: N + 3 N of the drift and
+3 n of the score.
 """
 
 from __future__ import annotations
@@ -40,14 +44,35 @@ def path_bound(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | N
     return path + model.constant(schedule, x)
 
 
-def path_loss(model: DiffFlow, schedule: Schedule, x: Tensor, noise: Tensor | None) -> Tensor:
-    """The mean of `path_bound`, its gradient made in the same reverse sweep as its value. 0-d."""
+def path_loss(
+    model: DiffFlow,
+    schedule: Schedule,
+    x: Tensor,
+    noise: Tensor | None,
+    counted: list[int] | None = None,
+) -> Tensor:
+    """The mean of `path_bound`, its gradient made in the same reverse sweep as its value. 0-d.
+
+    counted: the backward steps i that count, each N/len(counted) times; by default all.
+    """
     b = model.backward_std(schedule)
     parameters = _parameters(model, schedule, x)
-    if not torch.is_grad_enabled() or not any(p.requires_grad for p in (x, b, *parameters)):
-        return path_bound(model, schedule, x, noise).mean()
-    path = _apply(_PathLoss, model, schedule, noise, x, b, *parameters)
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in (x, b, *parameters))
+    if counted is None:
+        counted = list(range(schedule.steps))
+        if not learns:
+            return path_bound(model, schedule, x, noise).mean()
+    path = _apply(_PathLoss, model, schedule, noise, counted, x, b, *parameters)
     return path + model.constant(schedule, x)
+
+
+def some_steps(steps: int, n: int) -> list[int]:
+    """n of the N steps, spread evenly from a random start: each is as likely as any other.
+
+    The start is drawn from torch's global generator of the CPU.
+    """
+    start = float(torch.rand((), dtype=torch.float64))
+    return [min(steps - 1, int((start + m) * steps / n)) for m in range(n)]
 
 
 def _parameters(model: DiffFlow, schedule: Schedule, x: Tensor) -> list[Tensor]:
@@ -151,37 +176,44 @@ def _reverse_sweep(
     parameters: list[Tensor],
     weight: Tensor,
     needs_x: bool,
+    counted: list[int] | None = None,
 ) -> tuple[Tensor, _Gradients]:
     """Algorithm 2: Σ_i ℓ_i of every particle, (B,), and the gradients of Σ_n weight_n bound_n.
 
-    weight: (B,), the cotangent of every particle's bound.
+    weight: (B,), the cotangent of every particle's bound. counted: the i of the sum, each N/n
+    times; by default all.
     """
+    times = 1.0 if counted is None else chain.steps / len(counted)
     weight = weight.reshape(-1, *[1] * (states.ndim - 2))
     backward = states.new_zeros(states.shape[1])
     grads: list[Tensor | None] = [None] * len(parameters)
     grad_b: list[Tensor] = []
     adjoint = weight * states[-1]  # a_N = −∂log p_B(x_N)/∂x_N
-    incoming = None  # ∂ℓ_j/∂x_j, from the step on the noise side
+    incoming = 0.0  # ∂ℓ_j/∂x_j, from the step on the noise side
 
     for j in range(chain.steps, -1, -1):
         # The one stop at x_j. At j = 0 no backward step begins, so the score has no part.
+        counts = j > 0 and (counted is None or j - 1 in counted)
         with torch.enable_grad():
             x = states[j].detach().requires_grad_(j > 0 or needs_x)
             drift = model.drift_at(x, chain.times[j])
-            score = model.score_at(x, chain.times[j]) if j > 0 else None
+            score = model.score_at(x, chain.times[j]) if counts else None
         outputs, cotangents = [drift], [torch.zeros_like(adjoint)]
 
         if j < chain.steps:  # the forward step j: x_{j+1} = k x_j + h f_j + s δF
             cotangents[0] = chain.h[j] * adjoint
             adjoint = chain.k[j] * adjoint + incoming
 
-        if j > 0:  # the backward noise of step i = j − 1 (equation 15)
-            i = j - 1
+        i = j - 1
+        if not counts:
+            incoming = 0.0
+            grad_b.extend([weight.new_zeros(())] * (i >= 0))
+        else:  # the backward noise of step i = j − 1 (equation 15)
             noise = chain.backward_noise(i, states[i], states[j], drift.detach(), score.detach())
-            half_square = _half_square(noise)
+            half_square = times * _half_square(noise)
             backward += half_square
             grad_b.append(-2 * (weight.flatten() * half_square).sum() / chain.b[i])
-            incoming = weight * noise / chain.b[i]
+            incoming = weight * noise / (chain.b[i] / times)
             adjoint = adjoint - incoming / chain.k[i]
             cotangents[0] += incoming * (chain.h[i] / chain.k[i])
             outputs.append(score)
@@ -259,6 +291,7 @@ class _PathLoss(torch.autograd.Function):
         model: DiffFlow,
         schedule: Schedule,
         noise: Tensor | None,
+        counted: list[int],
         x: Tensor,
         b: Tensor,
         *parameters: Tensor,
@@ -268,7 +301,7 @@ class _PathLoss(torch.autograd.Function):
         with _without_cast_cache(x):
             states, path = _forward_sweep(model, chain, x, noise, with_backward=False)
             backward, grads = _reverse_sweep(
-                model, chain, states, list(parameters), weight, x.requires_grad
+                model, chain, states, list(parameters), weight, x.requires_grad, counted
             )
         saved = [grads.x, grads.b, *grads.parameters]
         ctx.has_gradient = [grad is not None for grad in saved]
@@ -282,7 +315,7 @@ class _PathLoss(torch.autograd.Function):
         # The gradient of b lives on the CPU, as b does.
         here = (next(found) if has else None for has in ctx.has_gradient)
         grads = [None if grad is None else weight.to(grad.device) * grad for grad in here]
-        return None, None, None, *grads
+        return None, None, None, None, *grads
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:

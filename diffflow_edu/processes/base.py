@@ -237,9 +237,9 @@ class Process(nn.Module):
         """Carry given noise z (B, *shape) to data. The others are those of `sample`."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
         """The same as `loss`, so that wrappers such as DistributedDataParallel can train it."""
-        return self.loss(x)
+        return self.loss(x, **options)
 
     # Shape and units -----------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diffflow_edu.devices import cast_like
 from diffflow_edu.nets import MLP, NoisePrediction
-from diffflow_edu.processes.adjoint import path_bound, path_loss
+from diffflow_edu.processes.adjoint import path_bound, path_loss, some_steps
 from diffflow_edu.processes.base import (
     Field,
     Process,
@@ -107,12 +107,17 @@ class DiffFlow(Process):
         shape: tuple[int, int, int],
         size: str | Size = "small",
         learn_backward_std: bool = False,
+        drift_size: str | Size | None = None,
     ) -> DiffFlow:
-        """The model for images of a shape (C, H, W): two U-Nets; the drift starts at zero."""
+        """The model for images of a shape (C, H, W): two U-Nets; the drift starts at zero.
+
+        size, drift_size: of the score's U-Net and the drift's, by default as large. Training walks
+        every path with the drift, so a smaller one saves more than its share of the weights.
+        """
         check_schedule(schedule)
         check_image_shape(shape)
         horizon = float(schedule.times[-1])
-        drift = UNet(shape[0], size, zero_init=True, horizon=horizon)
+        drift = UNet(shape[0], drift_size or size, zero_init=True, horizon=horizon)
         score = NoisePrediction(UNet(shape[0], size, horizon=horizon), schedule.noise_process)
         drift.shape = score.shape = tuple(shape)  # a U-Net takes any size: it is told ours
         return cls(drift, score, schedule, learn_backward_std, shape=tuple(shape))
@@ -214,11 +219,23 @@ class DiffFlow(Process):
             x = x_next
         return bound - standard_normal_log_prob(x)
 
-    def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient."""
+    def loss(self, x: Tensor, noise: Tensor | None = None, path_steps: int | None = None) -> Tensor:
+        """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient.
+
+        path_steps: so many of the N backward steps count, drawn anew each time and weighted so
+            that value and gradient keep their means. The score is evaluated for them alone, which
+            is cheaper where it is the larger network, and noisier.
+        """
         _check_repeatable(self)
         schedule, x = self._checked(x, noise)
-        return path_loss(self, schedule, x, noise)
+        if path_steps is None or path_steps == schedule.steps:
+            return path_loss(self, schedule, x, noise)
+        check_whole("path_steps", path_steps)
+        if path_steps > schedule.steps:
+            raise ValueError(
+                f"path_steps must be at most N = {schedule.steps}, got {shortly(path_steps)}"
+            )
+        return path_loss(self, schedule, x, noise, some_steps(schedule.steps, path_steps))
 
     def log_prob(self, x: Tensor, seed: int | None = None, **options) -> Tensor:
         """log p(x) of the probability flow in nats, by its ODE (equation 17 at λ = 0).
