@@ -3,6 +3,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt# empty: the newest versions that fit pyproject.toml
 PIP_FLAGS ?=# e.g. --extra-index-url https://download.pytorch.org/whl/cpu
+WORKERS ?= $(shell $(PYTHON) -c 'import os; n = os.cpu_count(); print(min(n, 4) if n > 1 else 0)')# 0: pytest without pytest-xdist
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)# Jupyter refuses to start as root otherwise (containers)
 
 BIN := .venv/bin
@@ -41,7 +42,7 @@ lab: $(STAMP)
 # One pytest run, so that a failure in one kind of check hides no other.
 test: lint
 	@echo "==> unit tests, doctests, notebooks, browser"
-	$(BIN)/python -m pytest -q --nbval --doctest-modules tests diffflow_edu notebooks
+	$(BIN)/python -m pytest -q -n $(WORKERS) --nbval --doctest-modules tests diffflow_edu notebooks
 
 lint: $(STAMP)
 	@echo "==> ruff"
@@ -50,11 +51,11 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	@echo "==> unit tests and doctests"
-	$(BIN)/python -m pytest -q --doctest-modules tests diffflow_edu
+	$(BIN)/python -m pytest -q -n $(WORKERS) --doctest-modules tests diffflow_edu
 
 nbval: $(STAMP)
 	@echo "==> notebooks against their stored outputs"
-	$(BIN)/python -m pytest -q --nbval notebooks
+	$(BIN)/python -m pytest -q -n $(WORKERS) --nbval notebooks
 
 notebooks: $(STAMP)
 	@echo "==> running notebooks/*.py, writing notebooks/*.ipynb"

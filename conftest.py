@@ -21,6 +21,11 @@ os.environ.pop("MPLBACKEND", None)
 # pretended device, which is registered for good, in a process that is not its own.
 collect_ignore_glob = ["notebooks/*.py", "tests/device/*.py"]
 
+# With workers (pytest -n), the units of work that take longest come first, so that no worker is
+# left alone with one of them at the end.
+BROWSER = "tests/browser/"
+LONGEST = (BROWSER, "tests/test_on_a_device.py", "notebooks/")
+
 # What a notebook may take on the machine of benchmarks/results/notebooks.json: in CPU time, since
 # the clock on the wall also counts what else a machine does. More is a warning and no failure, for
 # machines differ; benchmarks/notebooks.py keeps the record.
@@ -47,6 +52,10 @@ usage: dict[str, Usage] = {}
 
 
 def pytest_configure(config: pytest.Config):
+    if is_worker(config):
+        # Workers share the cores, and a second thread of torch in each would only be in the way;
+        # in time, for nothing has imported torch yet.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if getattr(config.option, "nbval", False):
         if config.option.nbval_sanitize_with is None:
             path = ROOT / "tests" / "notebooks" / "nbval_sanitize.cfg"
@@ -55,10 +64,53 @@ def pytest_configure(config: pytest.Config):
         config.option.nbval_kernel_startup_timeout = float(HANG_SECONDS)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
     for item in items:
         if is_cell(item):
             item.output_timeout = HANG_SECONDS  # nbval: 5 s from a cell's reply to each output
+    if is_worker(config):
+        items.sort(key=lambda item: place(item.nodeid))
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of the processes that pytest-xdist shares the tests among."""
+    return hasattr(config, "workerinput")
+
+
+def unit(nodeid: str) -> str:
+    """The tests that one worker runs: a file's, or all that share JupyterLab and a browser."""
+    file = nodeid.partition("::")[0]
+    return BROWSER if file.startswith(BROWSER) else file
+
+
+def place(nodeid: str) -> int:
+    """Where in the queue a test's unit stands."""
+    ranks = [rank for rank, name in enumerate(LONGEST) if unit(nodeid).startswith(name)]
+    return ranks[0] if ranks else len(LONGEST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(nodeid)
+
+    config.option.loadscopereorder = False  # by their number of tests, it would be
+    return Units(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object):
+    # Absent where the worker has crashed, which is a failure of its own.
+    for name, used in getattr(node, "workeroutput", {}).get("notebooks", {}).items():
+        usage[name] = Usage(**used)
+
+
+def pytest_sessionfinish(session: pytest.Session):
+    if is_worker(session.config):
+        session.config.workeroutput["notebooks"] = {n: asdict(used) for n, used in usage.items()}
 
 
 def is_cell(item: pytest.Item | None) -> bool:

@@ -12,11 +12,9 @@ from pathlib import Path
 from tests.notebooks.checks import ROOT
 
 
-def nbval(ipynb: Path, *plugins: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run nbval on one notebook with the project's configuration, conftest.py and more plugins."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "conftest"]
-    for plugin in plugins:
-        command += ["-p", plugin]
+def nbval(ipynb: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run nbval on one notebook with the project's configuration, conftest.py and more options."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "conftest", *options]
     command += ["-c", str(ROOT / "pyproject.toml"), "--nbval", "--color=no", str(ipynb)]
     variables = {**os.environ, **environment}
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
@@ -47,12 +45,14 @@ def test_a_missing_picture_fails(tiny: Path):
 
 
 def test_a_notebook_over_its_budget_is_told_of_and_passes(tiny: Path, tmp_path: Path):
+    # By a worker of pytest-xdist, which measures, to the process that tells.
     # A plugin that lowers the budget to less than it takes to start any kernel.
     (tmp_path / "strict.py").write_text(
         "import conftest\nconftest.CPU_SECONDS_PER_NOTEBOOK = 0.01\n"
     )
     usage = tmp_path / "usage.json"
-    result = nbval(tiny, "strict", PYTHONPATH=str(tmp_path), DIFFFLOW_EDU_USAGE=str(usage))
+    variables = {"PYTHONPATH": str(tmp_path), "DIFFFLOW_EDU_USAGE": str(usage)}
+    result = nbval(tiny, "-p", "strict", "-n", "1", **variables)
     assert result.returncode == 0, result.stdout
     assert re.search(r"warning: 00_tiny.ipynb took .* CPU-s, planned are 0.01", result.stdout)
     (used,) = json.loads(usage.read_text()).values()
