@@ -475,5 +475,27 @@ def test_a_stroke_of_200_000_points_is_thinned_to_its_shape_in_bounded_work(monk
     assert len(few.begin) < strokes_module.MOST_POINTS
 
 
+def test_more_strokes_than_a_density_has_time_for_are_refused_before_any_work():
+    dash = [[0.0, 0.0], [0.5, 0.5]]
+    for make in (toy.from_strokes, sketch):
+        with pytest.raises(ValueError, match="strokes must be at most 200, got more"):
+            make(itertools.repeat(dash))  # it never ends
+    pad = sketch([dash] * strokes_module.MOST_STROKES)
+    assert pad.density().n_modes == pad.spec["most_strokes"] == strokes_module.MOST_STROKES
+    assert "spec.most_strokes" in SCRIPT
+    with pytest.raises(ValueError, match="at most 200"):
+        pad.strokes = [dash] * 201
+    assert len(pad.strokes) == 200
+
+
+def test_all_strokes_of_a_drawing_together_keep_a_bounded_number_of_points():
+    walks = np.random.default_rng(0).uniform(-1, 1, (30, 50, 2))
+    many = from_strokes(walks, 0.01)
+    assert len(many.begin) == strokes_module.MOST_POINTS - 30  # a stroke has one segment less
+    assert many.n_modes == 30 and many.sample(5, seed=0).isfinite().all()
+    few = from_strokes(walks[:2], 0.01)  # there is room: nothing goes but a tremor
+    assert len(few.begin) == sum(len(simplified(torch.tensor(w), 0.0025)) - 1 for w in walks[:2])
+
+
 def test_a_short_stroke_stays_as_it_was_drawn():
     assert sketch(CROSS).strokes == CROSS

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffflow_edu.schedules import shortly
-from diffflow_edu.toy.strokes import MOST_POINTS, SIMPLIFY, Stroke, simplified
+from diffflow_edu.toy.strokes import MOST_POINTS, SIMPLIFY, Stroke, check_room, simplified
 
 THINNEST, THICKEST = 0.01, 0.1
 """Brush widths in half sides of the pad: thinner takes longer to learn than a reader waits."""
@@ -44,7 +44,8 @@ PRESETS = {"star": _star, "spiral": _spiral, "letter": _letter, "smile": _smile}
 
 
 def checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
-    """Strokes (m, 2) as lists that JSON can hold. Raises ValueError unless they lie on the pad.
+    """Strokes (m, 2) as lists that JSON can hold. Raises ValueError unless they lie on the pad,
+    and for more than `MOST_STROKES`.
 
     Of a stroke of more than `MOST_POINTS`, those are kept that shape it most.
     """
@@ -52,6 +53,7 @@ def checked_strokes(strokes: Iterable[Stroke]) -> list[list[list[float]]]:
         raise ValueError(f"strokes must be a list of strokes (m, 2), got {shortly(strokes)}")
     checked = []
     for i, stroke in enumerate(strokes):
+        check_room(i)
         try:
             points = np.asarray(stroke, dtype=np.float64)
         except (TypeError, ValueError):

@@ -234,6 +234,7 @@ function render({ model, el, host }) {
     const drawn = count === 1 ? "1 stroke" : `${count} strokes`;
     const hint = "Draw with mouse, finger or pen, or choose a drawing from the list.";
     let text = count ? `${drawn} on the pad.` : hint;
+    if (full()) text = `${drawn} on the pad: it holds no more. Undo takes the last one off.`;
     if (asked) text = "Waiting for the kernel…";
     else if (stopping) text = "Stopping…";
     else if (state === "training") text = `Training, ${spec.seconds} s of processor time at most. Stop keeps what is learned.`;
@@ -307,6 +308,10 @@ function render({ model, el, host }) {
     schedule();
   }
 
+  function full() {
+    return strokes.length >= spec.most_strokes;
+  }
+
   function finish(event) {
     if (!current || !canvas.hasPointerCapture(event.pointerId)) return;
     const stroke = current;
@@ -315,7 +320,7 @@ function render({ model, el, host }) {
   }
 
   on(canvas, "pointerdown", (event) => {
-    if (busy() || current || event.button !== 0) return;
+    if (busy() || current || event.button !== 0 || full()) return;
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     current = [pointOf(event)];

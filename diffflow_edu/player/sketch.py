@@ -36,7 +36,7 @@ from diffflow_edu.processes.base import Process, Trajectory
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
 from diffflow_edu.toy.density import Density
-from diffflow_edu.toy.strokes import Stroke, from_strokes
+from diffflow_edu.toy.strokes import MOST_STROKES, Stroke, from_strokes
 from diffflow_edu.training import History, fit
 
 LINE_WIDTHS = 4.0
@@ -87,8 +87,8 @@ def sketch(
     >>> pad.density().sample(5, seed=0).shape
     torch.Size([5, 2])
 
-    Raises ValueError for an unknown drawing, strokes that are no points of the pad, a width or
-    numbers of steps or seconds that cannot be used.
+    Raises ValueError for an unknown drawing, strokes that are no points of the pad, more than 200
+    of them, a width or numbers of steps or seconds that cannot be used.
     """
     return SketchPad(
         drawing, width=width, steps=steps, warm_start=warm_start, seed=seed, seconds=seconds
@@ -169,6 +169,7 @@ class SketchPad(WidgetWithTwin):
                 "palette": list(MODES),
                 "widths": [THINNEST, THICKEST],
                 "line_widths": LINE_WIDTHS,
+                "most_strokes": MOST_STROKES,
                 "reach": FRAME_REACH / 32767,
                 "seconds": self._seconds,
             },

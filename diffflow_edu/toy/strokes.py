@@ -25,8 +25,11 @@ SIMPLIFY = 0.25
 worth the time that each segment costs, and under the blur nobody sees it."""
 
 MOST_POINTS = 1000
-"""Of a stroke that are kept at most, the ones that shape it most: a scribble of 200 000 would make
+"""Of a drawing that are kept at most, the ones that shape it most: a scribble of 200 000 would make
 a density that takes minutes."""
+
+MOST_STROKES = 200
+"""Of a drawing: each keeps its two ends, whatever it costs."""
 
 DASH = 2.0
 """A dot, a stroke shorter than so many widths, becomes a horizontal dash of that length: without
@@ -38,13 +41,14 @@ def from_strokes(strokes: Iterable[Stroke], width: float = 0.03) -> Density:
 
     strokes: arrays (m, 2) of points to be joined by straight lines, in units of your choice. A
         stroke's share of the particles is its length; the mode is the stroke's index. Points
-        within a quarter of a width of the line without them are dropped, all but the
-        1000 that shape it most too, and a dot becomes a dash two widths long.
+        within a quarter of a width of the line without them are dropped, all but the 1000 of the
+        drawing that shape it most too, and a dot becomes a dash two widths long. At most 200
+        strokes.
     width: std of the blur, in the units of the strokes.
 
     The result is normalised to unit scale like every set of `load`: x = (raw − shift) / scale.
-    Raises ValueError without strokes, for one that is not (m, 2) finite numbers with m ≥ 1, and
-    for a width that is not positive, or too thin for the drawing's extent in float32.
+    Raises ValueError without strokes, for too many, for one that is not (m, 2) finite numbers with
+    m ≥ 1, and for a width that is not positive, or too thin for the drawing's extent in float32.
 
     >>> cross = from_strokes([[[-1, 0], [1, 0]], [[0, -1], [0, 1]]], width=0.05)
     >>> x = cross.sample(1000, seed=0)
@@ -57,6 +61,7 @@ def from_strokes(strokes: Iterable[Stroke], width: float = 0.03) -> Density:
     if not lines:
         raise ValueError("strokes must hold at least one stroke, got none")
     width = _checked_width(width, torch.cat(lines))
+    lines = _simplified_together(lines, SIMPLIFY * width, MOST_POINTS)
     return Strokes([_as_polyline(line, width) for line in lines], width)
 
 
@@ -81,26 +86,36 @@ def simplified(line: Tensor, tolerance: float, most: int | None = None) -> Tenso
     >>> simplified(torch.tensor([[0.0, 0.0], [1.0, 0.001], [2.0, 0.0], [2.0, 1.0]]), 0.01).tolist()
     [[0.0, 0.0], [2.0, 0.0], [2.0, 1.0]]
     """
-    keep = torch.zeros(len(line), dtype=torch.bool)
-    keep[0] = keep[-1] = True
-    spans: list[tuple[float, int, int, int]] = []  # a heap, the span with the largest error on top
+    return _simplified_together([line], tolerance, most)[0]
 
-    def look_at(first: int, last: int) -> None:
+
+def _simplified_together(
+    lines: Sequence[Tensor], tolerance: float, most: int | None
+) -> list[Tensor]:
+    """Each line `simplified`; `most` points are shared by all, and every line keeps its ends."""
+    keeps = [torch.zeros(len(line), dtype=torch.bool) for line in lines]
+    # A heap of spans, the one with the largest error on top.
+    spans: list[tuple[float, int, int, int, int]] = []
+
+    def look_at(number: int, first: int, last: int) -> None:
         if last - first >= 2:
+            line = lines[number]
             distance = _distance_to_segment(line[first + 1 : last], line[first], line[last])
             if distance.max() > tolerance:
                 middle = first + 1 + int(distance.argmax())
-                heapq.heappush(spans, (-float(distance.max()), first, middle, last))
+                heapq.heappush(spans, (-float(distance.max()), number, first, middle, last))
 
-    look_at(0, len(line) - 1)
-    room = len(line) if most is None else most - 2
+    for number, keep in enumerate(keeps):
+        keep[0] = keep[-1] = True
+        look_at(number, 0, len(keep) - 1)
+    room = sum(map(len, lines)) if most is None else most - 2 * len(lines)
     while spans and room > 0:
-        _, first, middle, last = heapq.heappop(spans)
-        keep[middle] = True
+        _, number, first, middle, last = heapq.heappop(spans)
+        keeps[number][middle] = True
         room -= 1
-        look_at(first, middle)
-        look_at(middle, last)
-    return line[keep]
+        look_at(number, first, middle)
+        look_at(number, middle, last)
+    return [line[keep] for line, keep in zip(lines, keeps, strict=True)]
 
 
 def _distance_to_segment(points: Tensor, begin: Tensor, end: Tensor) -> Tensor:
@@ -111,7 +126,6 @@ def _distance_to_segment(points: Tensor, begin: Tensor, end: Tensor) -> Tensor:
 
 
 def _as_polyline(line: Tensor, width: float) -> Tensor:
-    line = simplified(line, SIMPLIFY * width, MOST_POINTS)
     moved = torch.cat([torch.tensor([True]), (line.diff(dim=0) != 0).any(dim=1)])
     line = line[moved]
     if torch.linalg.vector_norm(line.diff(dim=0), dim=1).sum() >= DASH * width:
@@ -121,7 +135,17 @@ def _as_polyline(line: Tensor, width: float) -> Tensor:
     return torch.stack([middle - half, middle + half])
 
 
+def check_room(i: int) -> None:
+    """Raise a ValueError unless a drawing may have a stroke of index i."""
+    if i >= MOST_STROKES:
+        raise ValueError(
+            f"strokes must be at most {MOST_STROKES}, got more: a density takes time for each, at "
+            "every point. Leave some out, or join them"
+        )
+
+
 def _checked_stroke(stroke: Stroke, i: int) -> Tensor:
+    check_room(i)
     try:
         line = torch.as_tensor(np.asarray(stroke, dtype=np.float64))
     except (TypeError, ValueError):
