@@ -29,9 +29,17 @@ none:
     against  effect < −max(spread, margin), or a number is missing or not finite, whoever's it is
     tie      otherwise
 
+Effects have the unit of the claim. Where the claim itself names a number ("about 2 %", "about six
+times") the effect is the distance inside a window around it, and every claim states its own
+threshold, the margin or the window, beside its verdict.
+
 The cases of one condition ("N = 5") are taken together: the condition is won where more than half
-of them are for. The claim *holds* where every condition is won and at most one case in ten is
-against, *holds when* some conditions are won, and *does not hold here* where none is.
+of them are for, lost where more than half are against, and open otherwise. The claim
+
+    holds                where every condition is won and at most one case in ten is against
+    does not hold here   where no condition is won
+    mixed                where some are won, but more cases are against than for
+    holds when …         otherwise: in the conditions that are won
 """
 
 from __future__ import annotations
@@ -74,8 +82,9 @@ SETS = ("olympic_rings", "rotated_gaussian", "checkerboard", "fractal_tree")
 
 # Differences smaller than these are no differences, whatever the spread over seeds says.
 MARGIN = {"nats": 0.05, "share": 0.005, "W2": 0.01, "survival": 0.05}
+SHARES = ("share", "survival")  # units that are printed in percent
 
-HOLDS, HOLDS_WHEN, FAILS = "holds", "holds when …", "does not hold here"
+HOLDS, HOLDS_WHEN, MIXED, FAILS = "holds", "holds when …", "mixed", "does not hold here"
 
 
 # The rule ----------------------------------------------------------------------------------------
@@ -127,11 +136,15 @@ def counted(number: int, noun: str) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, in what setting it is tested here, and the cases that decide."""
+    """What the paper says, in what setting it is tested here, and the cases that decide.
+
+    threshold: what an effect must pass besides its spread, in words.
+    """
 
     name: str
     says: str
     setting: str
+    threshold: str
     source: str
     cases: tuple[Case, ...]
 
@@ -149,15 +162,22 @@ def won(cases: Sequence[Case]) -> bool:
     return 2 * sum(case.outcome == 1 for case in cases) > len(cases)
 
 
+def lost(cases: Sequence[Case]) -> bool:
+    """Whether more than half of the cases speak against the claim."""
+    return 2 * sum(case.outcome == -1 for case in cases) > len(cases)
+
+
 def verdict(cases: Sequence[Case]) -> str:
-    """One of the three, by the rule at the top of this file. Raises ValueError without a case."""
+    """One of the four, by the rule at the top of this file. Raises ValueError without a case."""
     if not cases:
         raise ValueError("cases must hold at least one comparison, got none")
     groups = [won(group) for group in conditions(cases).values()]
     if not any(groups):
         return FAILS
-    against = sum(case.outcome == -1 for case in cases)
-    return HOLDS if all(groups) and 10 * against <= len(cases) else HOLDS_WHEN
+    outcomes = [case.outcome for case in cases]
+    if all(groups) and 10 * outcomes.count(-1) <= len(cases):
+        return HOLDS
+    return MIXED if outcomes.count(-1) > outcomes.count(1) else HOLDS_WHEN
 
 
 def judged(claim: Claim) -> dict[str, Any]:
@@ -165,6 +185,7 @@ def judged(claim: Claim) -> dict[str, Any]:
     found = {
         when: {
             "won": won(group),
+            "lost": lost(group),
             "for": sum(case.outcome == 1 for case in group),
             "against": sum(case.outcome == -1 for case in group),
             "of": len(group),
@@ -181,6 +202,7 @@ def judged(claim: Claim) -> dict[str, Any]:
         "name": claim.name,
         "says": claim.says,
         "setting": claim.setting,
+        "threshold": claim.threshold,
         "source": claim.source,
         "rests_on": resting(found),
         "verdict": verdict(claim.cases),
@@ -202,6 +224,12 @@ def resting(found: dict[str, dict[str, Any]]) -> str:
         by_basis.setdefault(condition["rests_on"], []).append(when)
     first, *others = by_basis
     return "; ".join([first, *(f"{basis} ({' · '.join(by_basis[basis])})" for basis in others)])
+
+
+def beyond(unit: str) -> str:
+    """The margin of a unit in words, such as "more than 0.5 %"."""
+    margin = MARGIN[unit]
+    return f"more than {100 * margin:g} %" if unit in SHARES else f"more than {margin:g} {unit}"
 
 
 # Comparing --------------------------------------------------------------------------------------
@@ -310,6 +338,7 @@ def fewer_steps(numbers: Numbers) -> Claim:
         "At equal N DiffFlow is better than DDPM, so it needs fewer steps for equal quality.",
         "gap to the data entropy, nats; equal parameters, equal CPU time, four sets; DDPM with "
         "its best grid and with linear β; all by Adam",
+        beyond("nats"),
         f"toy.json, {twenty_in_words(numbers)}",
         against_ddpm(numbers, "gap", "nats"),
     )
@@ -320,6 +349,7 @@ def sharper(numbers: Numbers) -> Claim:
         "sharper boundaries",
         "DiffFlow's samples have sharper boundaries than DDPM's.",
         "leak, the share of samples off the set; as above",
+        beyond("share"),
         f"toy.json, {twenty_in_words(numbers)}",
         against_ddpm(numbers, "leak", "share"),
     )
@@ -341,6 +371,7 @@ def flows_leak(numbers: Numbers, cards: dict[str, list[float | None]]) -> Claim:
         "FFJORD leaks more between modes than DiffFlow.",
         "leak of FFJORD minus leak of DiffFlow; four sets at equal CPU time, three with the "
         "shipped weights, of which there is one FFJORD a set",
+        beyond("share"),
         "toy.json, cards of the weights",
         tuple(cases),
     )
@@ -360,6 +391,7 @@ def ode_beats_bound(numbers: Numbers) -> Claim:
         "ODE likelihood",
         "DiffFlow's ODE gives a better likelihood than its bound.",
         "bound minus −log p of the probability flow (another density), nats; four sets",
+        beyond("nats"),
         "toy.json",
         tuple(cases),
     )
@@ -395,6 +427,7 @@ def six_times_the_cost(
         "In 2-D DiffFlow costs about six times what DDPM costs.",
         "CPU time of a training step for one particle, and to a bound or leak as good as a DDPM's "
         "after 4 and 8 s on five rings; 'about' is within a factor of two",
+        "between 3 and 12 times",
         "costs in toy.json, medians; equal_quality.json",
         tuple(cases),
     )
@@ -440,6 +473,7 @@ def flexible_grid(report: dict[str, Any]) -> Claim:
         "The flexible grid L̂_β gives a lower and more stable bound than L_β.",
         f"bound on fixed grids, L_β minus L̂_β, nats; {report['setting']['set']}, trained at "
         f"N = {trained} for equal steps",
+        f"{beyond('nats')}; of the jump, more than a tenth",
         "grids.json",
         tuple(sorted(cases, key=lambda case: case.when)),
     )
@@ -462,6 +496,7 @@ def progressive(report: dict[str, Any]) -> Claim:
         "progressive training",
         "Training with few steps first and many later saves time.",
         "bound at N = 30 after equal CPU time, from the start minus progressive, nats",
+        beyond("nats"),
         "grids.json",
         tuple(cases),
     )
@@ -486,6 +521,7 @@ def adjoint_memory(report: dict[str, Any]) -> Claim:
         "The stochastic adjoint keeps about 2 % of what backpropagation keeps.",
         f"saved tensors of a gradient, {report['against_n']['setting']['particles']} particles; "
         "'about' is at most 3 %",
+        "at most 3 %",
         "adjoint.json",
         tuple(cases),
     )
@@ -580,6 +616,7 @@ def crossings(found: dict[str, list[float | None]]) -> Claim:
         "DDPM blurs the crossings of rings, DiffFlow keeps them sharp.",
         "leak among samples within .15 of a crossing, DDPM minus DiffFlow; shipped weights, "
         "10 000 samples",
+        beyond("share"),
         "measured here",
         tuple(cases),
     )
@@ -616,6 +653,7 @@ def modes_apart(found: dict[str, dict[str, list[float | None]]]) -> Claim:
         "DiffFlow keeps modes in separate regions of the noise, DDPM mixes them.",
         "share of particles whose nearest neighbour in x_T has their mode, DiffFlow minus DDPM; "
         "shipped weights, 3000 particles; less than 5 % is no region",
+        beyond("survival"),
         "measured here",
         tuple(cases),
     )
@@ -637,6 +675,7 @@ def fills_the_gaussian(found: dict[str, dict[str, list[float | None]]]) -> Claim
         "fills the Gaussian",
         "FFJORD keeps the data's shape in the noise, DiffFlow fills the Gaussian.",
         "sliced W2 from x_T to N(0, I), FFJORD minus DiffFlow; shipped weights, 3000 particles",
+        beyond("W2"),
         "measured here",
         tuple(cases),
     )
@@ -681,6 +720,7 @@ def lambda_one(found: dict[str, dict[str, dict[str, list[float | None]]]]) -> Cl
         "Of the λ family, λ = 1 draws the best samples.",
         "another λ minus λ = 1, on the chain's own steps; five rings and checkerboard at N = 5, 10 "
         "and 30, shipped weights, 5000 samples",
+        f"{beyond('share')} of leak, {beyond('W2')}",
         "measured here",
         tuple(cases),
     )
@@ -732,6 +772,7 @@ def becomes_a_flow(found: dict[str, Any]) -> Claim:
         "As g → 0 DiffFlow's loss becomes a normalizing flow's (Theorem 1).",
         "distance of the path term from −Σ log det of the noiseless steps, nats; a tanh drift in "
         "float64; at most .1 is near",
+        "at most 0.1 nats apart",
         "measured here by `theorem_one`",
         tuple(cases),
     )
@@ -897,31 +938,39 @@ def claims(measured: dict[str, Any]) -> list[Claim]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The ledger in Markdown: claim, verdict, numbers by condition, basis, what was compared."""
+    """The ledger in Markdown: claim, verdict, numbers, threshold, basis, what was compared."""
     lines = [
-        "| the paper says | verdict | mean effect by condition, comparisons for it | rests on "
-        "| compared |",
-        "|---|---|---|---|---|",
+        "| the paper says | verdict | mean effect by condition, comparisons for it "
+        "| threshold | rests on | compared |",
+        "|---|---|---|---|---|---|",
     ]
     for claim in report["claims"]:
         numbers = "; ".join(in_words(w, found) for w, found in claim["conditions"].items())
         how = f"{claim['setting']} ({claim['source']})"
         lines.append(
-            f"| {claim['says']} | **{shown_verdict(claim)}** | {numbers} | {claim['rests_on']} "
-            f"| {how} |"
+            f"| {claim['says']} | **{shown_verdict(claim)}** | {numbers} | {claim['threshold']} "
+            f"| {claim['rests_on']} | {how} |"
         )
     return "\n".join(lines)
 
 
 def shown_verdict(claim: dict[str, Any]) -> str:
-    """The verdict, with the conditions that are won where it depends on them."""
-    if claim["verdict"] != HOLDS_WHEN:
-        return claim["verdict"]
-    return "holds when " + "; ".join(
-        when + (" (mostly)" if found["for"] < found["of"] else "")
-        for when, found in claim["conditions"].items()
-        if found["won"]
+    """The verdict; where it depends on conditions, those that are won, and for *mixed* those lost.
+
+    Such as "mixed: for it N = 5; against it N = 20".
+    """
+    found = claim["conditions"]
+    winning = "; ".join(
+        when + (" (mostly)" if each["for"] < each["of"] else "")
+        for when, each in found.items()
+        if each["won"]
     )
+    losing = "; ".join(when for when, each in found.items() if each["lost"])
+    if claim["verdict"] == HOLDS_WHEN:
+        return f"holds when {winning}"
+    if claim["verdict"] == MIXED:
+        return f"{MIXED}: for it {winning}" + (f"; against it {losing}" if losing else "")
+    return claim["verdict"]
 
 
 def in_words(when: str, found: dict[str, Any]) -> str:
@@ -929,7 +978,7 @@ def in_words(when: str, found: dict[str, Any]) -> str:
     unit, effect = found["unit"], found["effect"]
     if effect is None:
         number = "no number"
-    elif unit in ("share", "survival"):
+    elif unit in SHARES:
         number = f"{100 * effect:+.1f} %"
     else:
         number = f"{effect:+.2f} {unit}"

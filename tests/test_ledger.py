@@ -13,7 +13,7 @@ import torch
 from benchmarks import ledger
 from benchmarks import toy as benchmark
 from benchmarks.children import run_all
-from benchmarks.ledger import FAILS, HOLDS, HOLDS_WHEN, Case, verdict
+from benchmarks.ledger import FAILS, HOLDS, HOLDS_WHEN, MIXED, Case, verdict
 from benchmarks.toy import MACHINES
 from diffflow_edu import zoo
 
@@ -52,6 +52,13 @@ def test_the_verdict_turns_with_the_numbers():
     assert verdict([case(0.0), case(0.0, "b")]) == FAILS  # no difference is no support
 
 
+def test_a_claim_that_loses_more_than_it_wins_is_mixed():
+    assert verdict([case(1.0), case(-1.0, "b"), case(0.0, "b")]) == HOLDS_WHEN  # as many
+    assert verdict([case(1.0), case(-1.0, "b"), case(-1.0, "b")]) == MIXED
+    assert verdict([case(1.0), case(1.0), case(-1.0, "b"), case(-1.0, "b")]) == HOLDS_WHEN
+    assert verdict([case(0.0), case(-1.0, "b")]) == FAILS  # nothing is won
+
+
 def test_a_condition_needs_more_than_half_of_its_cases():
     two_of_four = [case(1.0), case(1.0), case(0.0), case(0.0)]
     three_of_four = [case(1.0), case(1.0), case(1.0), case(0.0)]
@@ -67,7 +74,7 @@ def test_more_than_one_case_in_ten_against_keeps_a_claim_from_holding_outright()
 
 
 def test_the_conditions_that_are_won_are_named():
-    claim = ledger.Claim("n", "s", "set", "src", (case(1.0, "N = 5"), case(-1.0, "N = 30")))
+    claim = ledger.Claim("n", "s", "set", "> 0", "src", (case(1.0, "N = 5"), case(-1.0, "N = 30")))
     found = ledger.judged(claim)
     assert found["verdict"] == HOLDS_WHEN
     assert ledger.shown_verdict(found) == "holds when N = 5"
@@ -76,8 +83,15 @@ def test_the_conditions_that_are_won_are_named():
 
 def test_a_condition_that_is_won_by_most_says_so():
     cases = (case(1.0, "N = 5"), case(1.0, "N = 5"), case(-1.0, "N = 5"), case(-1.0, "N = 30"))
-    found = ledger.judged(ledger.Claim("n", "s", "set", "src", cases))
+    found = ledger.judged(ledger.Claim("n", "s", "set", "> 0", "src", cases))
     assert ledger.shown_verdict(found) == "holds when N = 5 (mostly)"
+
+
+def test_a_mixed_claim_says_where_it_wins_and_where_it_loses():
+    cases = (case(1.0, "N = 5"), case(0.0, "N = 10"), *[case(-1.0, "N = 30")] * 2)
+    found = ledger.judged(ledger.Claim("n", "s", "set", "> 0", "src", cases))
+    assert ledger.shown_verdict(found) == "mixed: for it N = 5; against it N = 30"
+    assert [c["lost"] for c in found["conditions"].values()] == [False, False, True]
 
 
 def test_a_claim_without_a_case_has_no_verdict():
@@ -98,14 +112,14 @@ def test_what_diverged_or_is_missing_counts_against_whoever_it_is():
 def test_one_value_that_is_missing_turns_a_claim_and_is_shown():
     held = tuple(ledger.compare("N = 5", str(i), [2.0] * 3, [1.0] * 3, "nats") for i in range(4))
     failed = ledger.compare("N = 5", "4", [2.0] * 3, [1.0, None, 1.0], "nats")
-    claim = ledger.Claim("n", "s", "set", "src", (*held, failed))
+    claim = ledger.Claim("n", "s", "set", "> 0", "src", (*held, failed))
     found = ledger.judged(claim)
     assert (verdict(held), found["verdict"]) == (HOLDS, HOLDS_WHEN)  # one in five is against
     condition = found["conditions"]["N = 5"]
     assert condition["without_a_number"] == condition["against"] == 1
     assert ledger.in_words("N = 5", condition) == ("N = 5: +1.00 nats, 4 of 5, 1 without a number")
     json.dumps(found, allow_nan=False)  # a ledger with a gap can still be written
-    alone = ledger.judged(ledger.Claim("n", "s", "set", "src", (failed,)))
+    alone = ledger.judged(ledger.Claim("n", "s", "set", "> 0", "src", (failed,)))
     assert alone["verdict"] == FAILS
     assert ledger.in_words("N = 5", alone["conditions"]["N = 5"]) == "N = 5: no number, 0 of 1"
 
@@ -123,17 +137,17 @@ def test_one_value_that_is_missing_turns_a_claim_and_is_shown():
 def test_trainings_and_draws_are_told_apart(trainings, draws, words):
     planted = Case("a", "somewhere", 1.0, 0.0, "nats", trainings=trainings, draws=draws)
     assert planted.rests_on == words
-    claim = ledger.Claim("n", "s", "set", "src", (planted,))
+    claim = ledger.Claim("n", "s", "set", "> 0", "src", (planted,))
     found = ledger.judged(claim)
     assert found["rests_on"] == words and found["cases"][0]["trainings"] == trainings
     row = ledger.table({"claims": [found]}).splitlines()[-1]
-    assert row.split(" | ")[3] == words
+    assert row.split(" | ")[4] == words
 
 
 def test_the_comparisons_that_rest_on_less_are_named():
     three = ledger.compare("N = 5", "a", [2.0] * 3, [1.0] * 3, "nats")
     one = ledger.difference("N = 30", "a", [2.0] * 3, [1.0] * 3, "nats")
-    found = ledger.judged(ledger.Claim("n", "s", "set", "src", (three, one)))
+    found = ledger.judged(ledger.Claim("n", "s", "set", "> 0", "src", (three, one)))
     assert found["rests_on"] == "3 trainings; 1 training, 3 draws (N = 30)"
 
 
@@ -378,7 +392,7 @@ def test_theorem_one_is_judged_where_the_steps_are_short_and_where_they_are_not(
         }
 
     held = ledger.judged(ledger.becomes_a_flow(found(0.01, 5.0)))
-    assert ledger.shown_verdict(held) == "holds when Δt ≪ g ≪ 1"
+    assert ledger.shown_verdict(held) == "mixed: for it Δt ≪ g ≪ 1; against it Δt ≥ g"
     assert verdict(ledger.becomes_a_flow(found(0.01, 0.01)).cases) == HOLDS
     assert verdict(ledger.becomes_a_flow(found(1.0, 5.0)).cases) == FAILS
 
@@ -544,6 +558,22 @@ def test_the_committed_verdicts_follow_from_the_committed_cases():
         assert [case.outcome for case in cases] == [c["outcome"] for c in claim["cases"]]
 
 
+def test_no_committed_claim_is_said_to_hold_that_loses_more_than_it_wins():
+    for claim in REPORT["claims"]:
+        outcomes = [case["outcome"] for case in claim["cases"]]
+        if outcomes.count(-1) > outcomes.count(1):
+            assert claim["verdict"] in (MIXED, FAILS), claim["name"]
+
+
+def test_a_stated_threshold_is_the_one_that_the_cases_are_judged_by():
+    for claim in REPORT["claims"]:
+        for number in {
+            c["margin"] for c in claim["cases"] if c["margin"] in ledger.MARGIN.values()
+        }:
+            (unit,) = {c["unit"] for c in claim["cases"] if c["margin"] == number}
+            assert ledger.beyond(unit) in claim["threshold"], claim["name"]
+
+
 def test_judging_the_committed_measurements_again_gives_the_committed_claims():
     again = [ledger.judged(claim) for claim in ledger.claims(REPORT["measured"])]
     assert json.loads(json.dumps(again)) == REPORT["claims"]
@@ -555,7 +585,8 @@ def test_the_table_has_a_row_a_claim_with_verdict_and_source():
     for line, claim in zip(lines, REPORT["claims"], strict=True):
         assert claim["says"] in line and claim["source"] in line
         assert f"**{ledger.shown_verdict(claim)}**" in line
-        assert claim["rests_on"] in line and line.count("|") == 6
+        assert claim["rests_on"] in line and claim["threshold"] in line
+        assert line.count("|") == 7
     assert REPORT["table"] == ledger.table(REPORT)
 
 
