@@ -15,7 +15,7 @@ The first cell is markdown: `# Title`, an empty line, the promise in one line. S
 
 Every code cell that draws is followed by a markdown cell that says in words what is to be seen.
 
-At least three exercises, each three code cells in this order (markdown may stand between):
+At least three exercises, each three cells in this order (markdown may stand between):
 
     # %% tags=["exercise"]
     def my_loss(x):
@@ -24,32 +24,47 @@ At least three exercises, each three code cells in this order (markdown may stan
     # %% tags=["check"]
     exercises.check_my_loss(my_loss)                    # prints a hint, shows False
 
-    # %% tags=["solution"] jupyter={"source_hidden": true}
-    def my_loss(x):
-        return x.square().mean()
-
-    exercises.check_my_loss(my_loss)                    # the same call: shows True
+    # %% [markdown] tags=["solution"]
+    # <details><summary>A solution</summary>
+    #
+    # ```python
+    # def my_loss(x):
+    #     return x.square().mean()
+    # ```
+    #
+    # </details>
 
 `exercises` is `diffflow_edu.exercises`. The check is the last expression of its cell, so the
-notebook stores `False` under the stub and `True` under the solution, and nbval proves both again.
+notebook stores `False` under the stub, and nbval proves it again. The solution is folded text, so
+that running all cells keeps the student's answer; a test runs it and asks the same check. Later
+cells call the library's version. An older form, a collapsed code cell that repeats the check and
+shows True, is still read where the cell writes its answer under another name.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
+import torch
 from nbformat import NotebookNode
 
+from diffflow_edu import exercises
 from tools.build_notebooks import WIDGET_MIME_TYPES, edits, typed
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 MAX_BYTES = 2_000_000
 CHECK_CALL = re.compile(r"\bexercises\.(\w+)\(")
+CHECK_LINE = re.compile(r"^exercises\..*", re.MULTILINE | re.DOTALL)
+FOLDED = re.compile(r"\A<details>.*?```python\n(.*?)```\s*</details>\Z", re.DOTALL)
 
 
 def course() -> list[Path]:
@@ -197,7 +212,6 @@ def complaints_about_exercises(notebook: NotebookNode) -> list[str]:
     cells = [
         (tag, cell)
         for cell in notebook.cells
-        if cell.cell_type == "code"
         for tag in cell.metadata.get("tags", [])
         if tag in roles
     ]
@@ -207,20 +221,63 @@ def complaints_about_exercises(notebook: NotebookNode) -> list[str]:
     complaints = []
     if len(tags) < 9:
         complaints.append(f"{len(tags) // 3} exercises, at least 3 are needed")
+    solved: dict[str, Any] = {"exercises": exercises, "torch": torch, "math": math}
     for number, start in enumerate(range(0, len(cells), 3), 1):
         check, solution = cells[start + 1][1], cells[start + 2][1]
-        calls = [CHECK_CALL.findall(cell.source)[-1:] for cell in (check, solution)]
-        if not calls[0] or calls[0] != calls[1]:
-            complaints.append(f"exercise {number}: check and solution do not call the same check")
-        if not solution.metadata.get("jupyter", {}).get("source_hidden"):
-            complaints.append(f"exercise {number}: the solution is not collapsed")
         if result_of(check) != "False":
             complaints.append(f"exercise {number}: the stub shows {result_of(check)}, not False")
-        if result_of(solution) != "True":
-            complaints.append(
-                f"exercise {number}: the solution shows {result_of(solution)}, not True"
-            )
+        of_solution = (
+            complaint_about_code(check, solution)
+            if solution.cell_type == "code"
+            else complaint_about_folded(check, solution, solved)
+        )
+        complaints += [f"exercise {number}: {complaint}" for complaint in of_solution]
     return complaints
+
+
+def complaint_about_code(check: NotebookNode, solution: NotebookNode) -> list[str]:
+    """A solution in a code cell calls the same check, is collapsed and shows True."""
+    complaints = []
+    calls = [CHECK_CALL.findall(cell.source)[-1:] for cell in (check, solution)]
+    if not calls[0] or calls[0] != calls[1]:
+        complaints.append("check and solution do not call the same check")
+    if not solution.metadata.get("jupyter", {}).get("source_hidden"):
+        complaints.append("the solution is not collapsed")
+    if result_of(solution) != "True":
+        complaints.append(f"the solution shows {result_of(solution)}, not True")
+    return complaints
+
+
+def complaint_about_folded(
+    check: NotebookNode, solution: NotebookNode, solved: dict[str, Any]
+) -> list[str]:
+    """A folded solution passes the check of the cell before it.
+
+    solved: the names that solutions may use; those of this one are added.
+    """
+    folded, asked = FOLDED.match(solution.source), CHECK_LINE.search(check.source)
+    if not folded:
+        return ["the solution is not <details>, a summary and one ```python block"]
+    if not asked:
+        return ["the check cell does not end in a call of exercises.check_…"]
+    exec(folded[1], solved)
+    with redirect_stdout(io.StringIO()) as said:
+        passed = eval(asked[0], solved)
+    return [] if passed is True else [f"the solution does not pass: {said.getvalue().strip()}"]
+
+
+def names_overwritten(notebook: NotebookNode) -> list[str]:
+    """Functions of exercise cells that a later cell defines anew: the student's answer is lost."""
+    defined = re.compile(r"^def (\w+)", re.MULTILINE)
+    asked: set[str] = set()
+    lost = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            names = set(defined.findall(cell.source))
+            lost += sorted(names & asked)
+            if "exercise" in cell.metadata.get("tags", []):
+                asked |= names
+    return lost
 
 
 def result_of(cell: NotebookNode) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.notebooks.checks import complaints_about_conventions, course
+from tests.notebooks.checks import complaints_about_conventions, course, names_overwritten
 
 
 @pytest.mark.parametrize("ipynb", course(), ids=lambda path: path.stem)
@@ -69,3 +69,50 @@ def test_a_fault_in_an_exercise_is_noticed(tiny: Path, complaint: str):
     exercise_faults[complaint](exercise_cells(notebook))
     nbformat.write(notebook, tiny)
     assert any(complaint in each for each in complaints_about_conventions(tiny))
+
+
+FOLDED = """<details><summary>A solution</summary>
+
+```python
+def jump(x_0, eps, bar):
+    return bar.sqrt() * x_0 + {} * eps
+```
+
+</details>"""
+
+
+def with_a_folded_solution(tiny: Path, factor: str) -> nbformat.NotebookNode:
+    """The tiny notebook whose first exercise is `jump`, solved in folded text."""
+    notebook = nbformat.read(tiny, as_version=4)
+    exercise, check, solution = exercise_cells(notebook)[:3]
+    exercise.source = "def jump(x_0, eps, bar):\n    return None"
+    check.source = "exercises.check_jump(jump)"
+    folded = nbformat.v4.new_markdown_cell(FOLDED.format(factor), metadata={"tags": ["solution"]})
+    notebook.cells[notebook.cells.index(solution)] = folded
+    nbformat.write(notebook, tiny)
+    return notebook
+
+
+def test_a_folded_solution_that_passes_its_check_is_accepted(tiny: Path):
+    with_a_folded_solution(tiny, "(1 - bar).sqrt()")
+    assert complaints_about_conventions(tiny) == []
+
+
+def test_a_folded_solution_that_fails_its_check_is_noticed(tiny: Path):
+    with_a_folded_solution(tiny, "(1 - bar)")
+    (complaint,) = complaints_about_conventions(tiny)
+    assert complaint.startswith("exercise 1: the solution does not pass: ✗ jump")
+
+
+def test_a_solution_that_is_not_folded_is_noticed(tiny: Path):
+    notebook = with_a_folded_solution(tiny, "1")
+    exercise_cells(notebook)[2].source = "The answer is 42."
+    nbformat.write(notebook, tiny)
+    assert "is not <details>" in complaints_about_conventions(tiny)[0]
+
+
+def test_an_answer_that_a_later_cell_overwrites_is_noticed(tiny: Path):
+    notebook = with_a_folded_solution(tiny, "1")
+    assert names_overwritten(notebook) == []
+    notebook.cells.append(nbformat.v4.new_code_cell("def jump(x):\n    return x"))
+    assert names_overwritten(notebook) == ["jump"]
