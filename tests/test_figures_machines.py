@@ -128,6 +128,43 @@ def test_a_bar_a_claim_counts_the_comparisons_and_names_the_verdict():
     assert axes.get_yticks()[0] > axes.get_yticks()[1]  # the first claim on top
 
 
+def condition(won=False, lost=False, against=0, **counts):
+    return {"won": won, "lost": lost, "against": against} | counts
+
+
+MATRIX = [
+    {
+        "name": "a",
+        "threshold": "more than 0.05 nats",
+        "verdict": "mixed",
+        "conditions": {
+            "N = 5, grid": condition(won=True, **{"for": 2, "of": 2}),
+            "N = 10": condition(lost=True, against=3, **{"for": 1, "of": 4}),
+        },
+    },
+    {
+        "name": "b",
+        "threshold": "at most 3 %",
+        "verdict": "holds",
+        "conditions": {f"N = {n}": condition(**{"for": 0, "of": 1}) for n in range(7)},
+    },
+]
+
+
+def test_a_cell_a_condition_counts_its_comparisons_and_every_claim_prints_its_threshold():
+    figure = figures.claim_matrix(MATRIX, title="weighed")
+    (axes,) = figure.axes
+    words = [text.get_text() for text in axes.texts]
+    for expected in ("a", "more than 0.05 nats", "mixed", "N = 5\ngrid", "2 of 2", "at most 3 %"):
+        assert expected in words
+    assert "1 of 4, 3 against" in words and words.count("0 of 1") == 7
+    first, second, *others = (patch.get_facecolor() for patch in axes.patches)
+    assert first != second and len({*others}) == 1 and others[0] not in (first, second)
+    # The seventh condition of a claim begins another row.
+    corners = [patch.get_xy() for patch in axes.patches]
+    assert corners[2][1] < corners[8][1] and corners[2][0] == corners[8][0]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -137,6 +174,7 @@ def test_a_bar_a_claim_counts_the_comparisons_and_names_the_verdict():
             "got one without leak, mode_survival, w2_to_normal",
         ),
         (lambda: figures.verdict_bars([]), "claims must hold at least one claim"),
+        (lambda: figures.claim_matrix([]), "claims must hold at least one claim"),
         (lambda: figures.latent_clouds({}, {}), "latents must hold at least one set"),
         (lambda: figures.latent_clouds({"a": clouds()}, {}), r"got \[\] without 'a'"),
         (

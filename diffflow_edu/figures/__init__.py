@@ -10,7 +10,7 @@ from diffflow_edu.figures.densities import density_map, gallery, samples_against
 from diffflow_edu.figures.dial import noise_dial
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
-from diffflow_edu.figures.machines import latent_clouds, verdict_bars
+from diffflow_edu.figures.machines import claim_matrix, latent_clouds, verdict_bars
 from diffflow_edu.figures.scores import ScorePanel, score_fields
 from diffflow_edu.figures.sheets import image_sheets, quality_against_steps
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
@@ -26,6 +26,7 @@ __all__ = [
     "alt_text",
     "bound_bars",
     "cell_areas",
+    "claim_matrix",
     "curve_panels",
     "density_map",
     "family_panels",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -110,3 +112,57 @@ def verdict_bars(claims: Sequence[Mapping[str, Any]], title: str | None = None) 
         figure.legend(loc="outside lower center", ncols=3)
         headline(figure, title)
     return figure
+
+
+STANDINGS = {
+    "won": ("won: more than half for", "#CFE6F3"),
+    "open": ("open", "#EEEEEE"),
+    "lost": ("lost: more than half against", "#F8D3BC"),
+}
+
+
+CELLS = 6  # in a row; a claim with more conditions takes another
+
+
+def claim_matrix(claims: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """The ledger: a row a claim, a cell a condition, its verdict behind and its threshold below.
+
+    claims: of `benchmarks.ledger`, each with "name", "threshold", "verdict" and "conditions": by
+    name, dicts with "won", "lost", "for", "against" and "of". A cell holds the condition and how
+    many of its comparisons are for the claim and how many against. Raises ValueError without a
+    claim.
+    """
+    if not claims:
+        raise ValueError("claims must hold at least one claim, got none")
+    rows = sum(-(-len(claim["conditions"]) // CELLS) for claim in claims)
+    with style():
+        figure, axes = plt.subplots(
+            figsize=(10.4, 0.68 * rows + (1.0 if title else 0.6)), layout="constrained"
+        )
+        top = 0
+        for claim in claims:
+            below = "\n".join(textwrap.wrap(str(claim["threshold"]), 30))
+            axes.text(-0.1, top - 0.15, as_text(claim["name"]), ha="right", va="center", size=11)
+            axes.text(-0.1, top + 0.06, as_text(below), ha="right", va="top", size=8.5, c="0.35")
+            axes.text(CELLS + 0.08, top, as_text(claim["verdict"]), va="center", size=11)
+            for number, (when, found) in enumerate(claim["conditions"].items()):
+                _condition(axes, number % CELLS, top + number // CELLS, str(when), found)
+            top += -(-len(claim["conditions"]) // CELLS)
+        for word, color in STANDINGS.values():
+            axes.plot([], [], "s", ms=11, color=color, label=word)
+        axes.set(xlim=(-1.75, CELLS + 1.25), ylim=(rows - 0.5, -0.5))
+        axes.axis("off")
+        figure.legend(loc="outside lower center", ncols=len(STANDINGS), fontsize=10)
+        headline(figure, title)
+    return figure
+
+
+def _condition(axes: Axes, x: int, y: int, when: str, found: Mapping[str, Any]) -> None:
+    standing = "won" if found["won"] else "lost" if found["lost"] else "open"
+    axes.add_patch(plt.Rectangle((x, y - 0.46), 0.97, 0.92, color=STANDINGS[standing][1], lw=0))
+    words = "\n".join(line for part in when.split(", ") for line in textwrap.wrap(part, 18))
+    axes.text(x + 0.485, y - 0.13, as_text(words), ha="center", va="center", size=8)
+    count = f"{found['for']} of {found['of']}"
+    if found["against"]:
+        count += f", {found['against']} against"
+    axes.text(x + 0.485, y + 0.33, count, ha="center", va="center", size=8, c="0.25")
