@@ -1,0 +1,67 @@
+"""Ending work within seconds: between two evaluations of a network, not between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from diffflow_edu.devices import rng_state, set_rng_state
+
+Stop = Callable[[], bool]
+"""Asked whether to stop; it may look at a clock or at a signal."""
+
+
+class Stopped(Exception):  # noqa: N818, it is no error
+    """Raised inside `asking`, before a part of a network is evaluated, where it is time to stop."""
+
+
+@contextmanager
+def asking(model: nn.Module, stop: Stop | None) -> Iterator[None]:
+    """Ask before every evaluation of a network of the model, and of its larger parts.
+
+    Inside the block `Stopped` is raised where stop() is true. stop None: nothing is asked. A net
+    that went through torch.compile is not looked into, since the question would be compiled too.
+    """
+
+    def ask(*_: object) -> None:
+        if stop():
+            raise Stopped
+
+    parts = [] if stop is None else _parts(model)
+    handles = [part.register_forward_pre_hook(ask) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The module, its children, and all below that have children of their own."""
+    if module._compiled_call_impl is not None:
+        return []
+    below = [child for child in module.children() if child._compiled_call_impl is None]
+    found = {module: None} | dict.fromkeys(below)
+    for child in below:
+        if any(True for _ in child.children()):
+            found |= dict.fromkeys(_parts(child))
+    return list(found)
+
+
+def way_back(model: nn.Module, device: torch.device) -> Callable[[], None]:
+    """A function that undoes what evaluations change: random states, and buffers of the model."""
+    cpu, here = torch.get_rng_state(), rng_state(device)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    @torch.no_grad()
+    def go_back() -> None:
+        torch.set_rng_state(cpu)
+        if here is not None:
+            set_rng_state(here, device)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+    return go_back
