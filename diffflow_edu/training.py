@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import math
 import os
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from diffflow_edu.checkpoints import CheckpointError as CheckpointError
 from diffflow_edu.checkpoints import Training, fingerprint, resume, save, settings
 from diffflow_edu.devices import fork_rng
+from diffflow_edu.files import write_new
 from diffflow_edu.fit_data import Data, Source, check_fits, doubts, understood
 from diffflow_edu.fit_data import standardise as standardise_by
 from diffflow_edu.learnables import check_learnables
@@ -36,12 +38,29 @@ from diffflow_edu.processes.cnf import CNF
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.processes.langevin import NCSN
+from diffflow_edu.processes.ode import SolverError
 from diffflow_edu.schedules import check_positive, check_seed, check_whole, shortly
+from diffflow_edu.stopping import Stop, Stopped, asking, way_back
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Callback = Callable[[int, Process], Any] | Callable[[int, Process, float], Any]
+
+CHECKED = 256
+"""Particles on which a loss by a few steps is compared with the bound, at the end of training."""
+
+EVALUATIONS = 1000
+"""Of the field, for that comparison: a field that needs more is told of."""
+
+APART = 0.1
+"""Nats that may lie between the two without a warning."""
+
+EARLY = (1, 10, 100)
+"""Steps after which a first training leaves a checkpoint, however seldom it is to leave one."""
+
+SILENT = 10
+"""Joint steps after which a learnable that got no gradient in any of them is named."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """Held while training draws from torch's global generator, which all threads share."""
@@ -57,6 +76,9 @@ class History:
     the mean bound there, in nats, of the averaged weights in eval mode (`loss` of a process without
     a bound). best_step: the one of them whose weights the model ended with.
     measure: the unit of `loss`, and how it was computed where `bound` computes it otherwise.
+    bound, rough_bound: where that is so, in a `CNF`, the mean bound in nats of the model that
+    training left, on `CHECKED` particles of the data, by its solver, and by the few steps that the
+    loss took. NaN where the solver gave up. A loss far below `bound` is not to be believed.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -65,6 +87,20 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     best_step: int | None = None
     measure: str = "nats"
+    bound: float | None = None
+    rough_bound: float | None = None
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write a line a step: step, loss, seconds, validation_loss (empty where none was taken).
+
+        Steps count from 1. Nothing is overwritten: where the name is taken, it is name-2, name-3,
+        and so on. Returns the path of the file.
+        """
+        looks = dict(zip(self.validation_steps, self.validation_loss, strict=True))
+        lines = ["step,loss,seconds,validation_loss"]
+        for step, (loss, seconds) in enumerate(zip(self.loss, self.seconds, strict=True), 1):
+            lines.append(f"{step},{loss!r},{seconds:.3f},{looks.get(step, '')}")
+        return write_new(Path(path), "\n".join(lines) + "\n")
 
     def __repr__(self) -> str:
         if not self.loss:
@@ -74,6 +110,8 @@ class History:
         if self.best_step is not None:
             best = self.validation_loss[self.validation_steps.index(self.best_step)]
             looks = f", validation {best:.3f} at step {self.best_step}"
+        if self.bound is not None:
+            looks += f", bound of the model {self.bound:.3f} nats"
         return f"History({len(self.loss)} steps in {self.seconds[-1]:.1f} s, {last}{looks})"
 
 
@@ -103,6 +141,7 @@ def fit(
     patience: int | None = None,
     standardise: bool = False,
     path_steps: int | None = None,
+    stop: Stop | None = None,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
@@ -121,17 +160,19 @@ def fit(
     accelerator: of Hugging Face's accelerate. It says on which device and in which precision
         ("no" or "bf16") to train, and with how many processes: each draws its own batches of
         batch_size, and their gradients are averaged.
-    checkpoint: a file written every `checkpoint_every` steps and at the end. Where it exists,
-        training goes on from it, bit for bit on the CPU, if data and settings are the same. A
-        finished training goes on where more `steps` are asked for: with its optimizer, and along a
-        new cosine over the steps added, so not as one that was longer from the start. The newest
-        `checkpoint_keep` are kept, earlier ones as name.previous, and used where the file itself is
-        truncated.
+    checkpoint: a file written every `checkpoint_every` steps and at the end; until the first of
+        these, after 1, 10 and 100 steps. Where it exists, training goes on from it, bit for bit on
+        the CPU, if data and settings are the same. A finished training goes on where more `steps`
+        are asked for: with its optimizer, and along a new cosine over the steps added, so not as
+        one that was longer from the start. The newest `checkpoint_keep` are kept, earlier ones as
+        name.previous, and used where the file itself is truncated.
     callback: called as callback(step, model) after each step, with the live weights, or as
         callback(step, model, loss) where it takes three arguments, or one by the name of loss.
         Where it returns True, 1, torch.tensor(True) or the like, in any process, training ends
         with that step, and the checkpoint is written. It may look without changing the run:
-        random draws, `model.eval()` and requires_grad are undone after it.
+        random draws, `model.eval()` and requires_grad are undone after it. Curves for TensorBoard:
+            writer = torch.utils.tensorboard.SummaryWriter("runs/rings")
+            callback = lambda step, model, loss: writer.add_scalar("loss", loss, step)
     validation: data kept from training. Every `validate_every` steps and at the end the averaged
         weights are measured on all of them (a density: 10 000 draws), with the same noise each
         time, and the model ends with the best.
@@ -140,6 +181,10 @@ def fit(
         it may keep its own units; see `Process.set_standardisation`.
     path_steps: of a DiffFlow, the backward steps of a path that enter its loss, by default all N;
         see `DiffFlow.loss`.
+    stop: called without arguments before every evaluation of a network, and of its larger parts.
+        Where it returns true, in any process, training ends there, and the checkpoint is written:
+        the step under way is given up and leaves no trace, so that a resumed training is the one
+        that was never stopped.
 
     `model.history` is what is returned, from the first step on. An interrupt ends training early
     and leaves it, with the averaged weights, or the best ones. Threads train one after another,
@@ -155,6 +200,8 @@ def fit(
     options = _checked_path_steps(path_steps, model)
     _check_files(checkpoint, checkpoint_every, checkpoint_keep)
     tell = _checked_callback(callback)
+    if not (stop is None or callable(stop)):
+        raise ValueError(f"stop must be callable as stop(), got {shortly(stop)}")
     _check_validation(validation, validate_every, patience)
     processes = Processes(accelerator)
     with _ONE_AT_A_TIME, torch.enable_grad():
@@ -207,31 +254,45 @@ def fit(
             clock = time.perf_counter()
             model.train()
             first_objective.train()
-            done = start
+            done = saved = start
+            early = False  # the last checkpoint of this call was an early one
+            unheard = _Unheard(model)
             try:
                 with _progress(total, start, shown=processes.rank == 0) as bar:
                     for step in range(start, total):
                         if watch and watch.patience_is_over():
                             break
-                        steps_with.scale_lr(_lr_factor(step - warm_start, training.legs))
                         warm = step < warm_start
                         objective = first_objective if warm else partial(model, **options)
                         steps_with.zero_grad()
-                        value = 0.0
-                        for _ in range(accumulate):
-                            with processes.autocast():
-                                loss = objective(source.draw(batch_size)) / accumulate
-                            loss.backward()
-                            value += loss.item()
+                        value, given_up = 0.0, False
+                        go_back = None if stop is None else way_back(model, like.device)
+                        try:
+                            with asking(model, stop):
+                                for _ in range(accumulate):
+                                    with processes.autocast():
+                                        loss = objective(source.draw(batch_size)) / accumulate
+                                    loss.backward()
+                                    value += loss.item()
+                        except Stopped:
+                            given_up = True
+                        if stop is not None and processes.any(given_up):
+                            go_back()
+                            if checkpoint is not None and done > saved:
+                                save(Path(checkpoint), done, training, checkpoint_keep, early)
+                            break
                         value = processes.average(parameters, value)
                         if not math.isfinite(value):
                             raise NonFiniteLoss(_message("loss", value, step, total, lr))
                         if step > 0:  # only now are the weights of the last step known to be good
                             _average(training.average, model, _decay(ema, step))
+                        if step >= warm_start:
+                            unheard.listen(step - warm_start)
                         norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
                         if not math.isfinite(norm):
                             what = "norm of the gradient"
                             raise NonFiniteLoss(_message(what, norm, step, total, lr))
+                        steps_with.scale_lr(_lr_factor(step - warm_start, training.legs))
                         steps_with.step()
 
                         history.loss.append(value)
@@ -247,8 +308,10 @@ def fit(
                             watch.look(done, _decay(ema, done))
                         due = done % checkpoint_every == 0 or done == total or ended
                         due = due or (watch is not None and watch.patience_is_over())
-                        if checkpoint is not None and due:
-                            save(Path(checkpoint), done, training, checkpoint_keep)
+                        soon = done in EARLY and done < checkpoint_every
+                        if checkpoint is not None and (due or soon):
+                            save(Path(checkpoint), done, training, checkpoint_keep, early)
+                            saved, early = done, not due
                         if ended:
                             break
             except BaseException:  # an interrupt too: what was learned so far is kept
@@ -256,7 +319,69 @@ def fit(
                 raise
         _average(training.average, model, _decay(ema, done))
         _adopt(model, training.best or training.average)
+        said = unheard.words()
+        if isinstance(model, CNF) and history.measure != "nats":
+            with fork_rng(like.device):
+                torch.manual_seed(seed)
+                said += _compare(model, source, history)
+        for sentence in said if processes.rank == 0 else []:
+            warnings.warn(sentence, stacklevel=2)
         return history
+
+
+@torch.no_grad()
+def _compare(model: CNF, source: Source, history: History) -> list[str]:
+    """Measure `History.bound` and `rough_bound`; what is to be said of them."""
+    x, solver = source.draw(CHECKED), model.solver
+    history.rough_bound = float(model.rough_bound(x, seed=0).mean())
+    if solver.adaptive:
+        most = min(EVALUATIONS, solver.max_evaluations)
+        model.solver = dataclasses.replace(solver, max_evaluations=most)
+    try:
+        history.bound = float(model.bound(x, seed=0).mean())
+    except SolverError as error:
+        history.bound = math.nan
+        return [f"the loss of this training cannot be compared with the model's bound: {error}"]
+    finally:
+        model.solver = solver
+    if history.bound - history.rough_bound <= APART:
+        return []
+    return [
+        f"the mean of −log p is {history.bound:.3f} nats, where the {model.train_steps} steps of "
+        f"rk4 that this training took see {history.rough_bound:.3f}: the field bends faster than "
+        f"they can follow, and the losses in History are too low. Take more train_steps (now "
+        f"{model.train_steps}), a smaller lr, or train_steps=None, through the solver."
+    ]
+
+
+class _Unheard:
+    """Learnables that got no gradient, or none but zeros, in the first joint steps."""
+
+    def __init__(self, model: Process) -> None:
+        self.left = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.steps = 0
+
+    def listen(self, step: int) -> None:
+        """Look at the gradients of a step, the first ones only."""
+        if step >= SILENT or not self.left:
+            return
+        self.steps += 1
+        self.left = {n: p for n, p in self.left.items() if p.grad is None or not p.grad.any()}
+
+    def words(self) -> list[str]:
+        """What is to be said."""
+        # A layer that starts at zero lets nothing through in the first steps.
+        few = self.steps < SILENT
+        names = [name for name, p in self.left.items() if p.grad is None or not few]
+        if not names or not self.steps:
+            return []
+        count = sum(self.left[name].numel() for name in names)
+        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        return [
+            f"{count} learnable numbers of the model got no gradient in its first {self.steps} "
+            f"steps, so they stayed what they were: {shown}. Does the loss depend on them? Freeze "
+            "what is to stay with requires_grad_(False)."
+        ]
 
 
 def _message(what: str, value: float, step: int, total: int, lr: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffflow_edu import DDPM, DiffFlow, Schedule
+from diffflow_edu import CNF, DDPM, DiffFlow, Schedule
 from diffflow_edu.nets import MLP
 from diffflow_edu.processes import adjoint, diffflow
 
@@ -491,3 +491,29 @@ def test_path_steps_that_a_path_does_not_have_are_refused(n):
     model, shape = mlp()
     with pytest.raises(ValueError, match="path_steps must be"):
         model.loss(torch.randn(4, *shape), path_steps=n)
+
+
+@pytest.mark.parametrize("which", ["drift", "score", "both"])
+def test_a_network_that_a_module_hides_is_refused_and_not_left_without_gradient(which):
+    class Hides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nets = [MLP(hidden=8)]
+
+        def forward(self, x, t):
+            return self.nets[0](x, t)
+
+    x, schedule = torch.randn(8, 2), Schedule.log_snr(3)
+    hidden = Hides()
+    drift = hidden if which != "score" else MLP(hidden=8)
+    score = hidden if which != "drift" else MLP(hidden=8)
+    model = DiffFlow(drift, score, schedule)
+    message = "is a Hides that depends on .* learnable numbers .*nn.ModuleList"
+    for use in (model.bound, model.loss, CNF(hidden).bound):
+        with pytest.raises(ValueError, match=message):
+            use(x).mean().backward()
+    model.bound(x, gradient="autograd").mean().backward()
+    assert hidden.nets[0](x, torch.tensor(0.1)).requires_grad
+    hidden.nets[0].requires_grad_(False)
+    model.bound(x)
+    CNF(hidden).bound(x)

@@ -328,7 +328,8 @@ def test_a_history_says_what_its_loss_is():
     run = {"steps": 2, "batch_size": 8}
     assert "loss" in repr(fit(NCSN.mlp(3, hidden=8), X, **run))
     assert "nats" not in repr(fit(NCSN.mlp(3, hidden=8), X, **run))
-    assert repr(fit(CNF.mlp(hidden=8), X, **run)).endswith("nats by 4 steps of rk4)")
+    said = r"nats by 4 steps of rk4, bound of the model \d\.\d+ nats\)$"
+    assert re.search(said, repr(fit(CNF.mlp(hidden=8), X, **run)))
     assert repr(fit(small(), X, **run)).endswith("nats)")
     history = fit(CNF.mlp(hidden=8), X, **run, validation=V)
     assert history.validation_steps == [2]
@@ -337,3 +338,71 @@ def test_a_history_says_what_its_loss_is():
 def test_training_works_where_gradients_are_switched_off():
     with torch.no_grad():
         assert len(fit(small(), X, **RUN).loss) == 6
+
+
+# Hints -------------------------------------------------------------------------------------------
+
+
+class Bending:
+    """Three thin clouds in space, which few steps of rk4 do not see."""
+
+    def sample(self, n, seed=None):
+        centres = torch.randn(3, 3, generator=torch.Generator().manual_seed(3))
+        return centres[torch.randint(3, (n,))] + 0.05 * torch.randn(n, 3)
+
+
+def test_a_history_of_rough_steps_states_the_bound_beside_them_and_a_gap_is_warned_of():
+    torch.manual_seed(0)
+    model = CNF.mlp(3, hidden=16, train_steps=1)
+    with pytest.warns(UserWarning, match="where the 1 steps of rk4 that this training took see"):
+        history = fit(model, Bending(), steps=60, batch_size=64, lr=0.02)
+    x = Bending().sample(400)
+    with torch.no_grad():
+        rough, bound = (float(each(x).mean()) for each in (model.rough_bound, model.bound))
+    assert bound == pytest.approx(history.bound, abs=1.0)
+    assert rough == pytest.approx(history.rough_bound, abs=0.5)
+    assert history.bound > history.rough_bound + 0.1
+    assert f"bound of the model {history.bound:.3f} nats" in repr(history)
+
+
+def test_a_history_of_a_field_that_steps_can_follow_says_so_without_a_word():
+    model = CNF.mlp(hidden=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = fit(model, X, steps=5, batch_size=64)
+    assert history.bound == pytest.approx(history.rough_bound, abs=0.02)
+    assert fit(small(), X, steps=1).bound is None  # its loss is its bound
+
+
+def test_a_field_that_the_solver_gives_up_on_is_told_of(monkeypatch):
+    monkeypatch.setattr("diffflow_edu.training.EVALUATIONS", 3)
+    model = CNF.mlp(hidden=8)
+    solver = model.solver
+    with pytest.warns(UserWarning, match="cannot be compared.*cannot reach its tolerance"):
+        history = fit(model, X, steps=2, batch_size=64)
+    assert np.isnan(history.bound) and model.solver is solver
+
+
+def test_learnables_without_a_gradient_are_named_once():
+    model = small()
+    model.score.net.spare = torch.nn.Linear(3, 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, X, steps=12, batch_size=32)
+    (text,) = [str(w.message) for w in caught]
+    assert "8 learnable numbers of the model got no gradient in its first 10 steps" in text
+    assert "score.net.spare.weight, score.net.spare.bias" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.score.net.spare.requires_grad_(False)
+        fit(model, X, steps=12, batch_size=32)
+
+
+def test_a_history_is_written_as_a_table_beside_earlier_ones(tmp_path):
+    history = fit(small(), X, steps=4, batch_size=16, validation=V, validate_every=2)
+    paths = [history.to_csv(tmp_path / "loss.csv") for _ in range(2)]
+    assert [path.name for path in paths] == ["loss.csv", "loss-2.csv"]
+    table = np.genfromtxt(paths[0], delimiter=",", names=True)
+    assert table["step"].tolist() == [1, 2, 3, 4] and table["loss"].tolist() == history.loss
+    assert table["validation_loss"][[1, 3]].tolist() == history.validation_loss
+    assert np.isnan(table["validation_loss"][[0, 2]]).all()

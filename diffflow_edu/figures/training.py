@@ -35,7 +35,9 @@ def loss_curve(history: History | Mapping[str, History], title: str | None = Non
             axes.plot(steps, loss, color=color, alpha=0.25, lw=0.8)
             axes.plot(steps, _running_mean(loss), color=color, label=as_label(name))
         axes.set_ylim(*_limits([loss for _, loss in curves.values()]))
-        axes.set(xlabel="training step", ylabel="loss [nats]")
+        measures = {getattr(run, "measure", "nats") for run in runs.values()}
+        unit = measures.pop() if len(measures) == 1 else "nats"
+        axes.set(xlabel="training step", ylabel=f"loss {unit}" if "(" in unit else f"loss [{unit}]")
         axes.margins(x=0.01)
         if len(curves) > 1:
             axes.legend()

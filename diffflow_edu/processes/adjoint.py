@@ -22,7 +22,7 @@ gradient keep their means. The score is then evaluated at n states only: N + 3 N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diffflow_edu.processes.base import standard_normal_log_prob
+from diffflow_edu.processes.base import Field, standard_normal_log_prob
 from diffflow_edu.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ def _parameters(model: DiffFlow, schedule: Schedule, x: Tensor) -> list[Tensor]:
         elif torch.is_grad_enabled():  # a function; it may use parameters, others at every time
             for t in met:
                 found |= dict.fromkeys(leaves(field(x.detach(), t)))
+    if not found and torch.is_grad_enabled():  # then no reverse sweep may come to find it out
+        for name in ("drift", "score"):
+            field = getattr(model, name)
+            refuse_hidden(name, field, x.detach(), times[-1], None, model.parameters())
     return list(found)
 
 
@@ -100,6 +104,33 @@ def leaves(output: Tensor) -> list[Tensor]:
             found.append(node.variable)
         stack.extend(parent for parent, _ in node.next_functions)
     return found
+
+
+def refuse_hidden(
+    name: str, field: Field, x: Tensor, t: Tensor, output: Tensor | None, known: Iterable[Tensor]
+) -> None:
+    """Raise a ValueError for a module whose output depends on learnables that nobody knows of.
+
+    The adjoint asks a module for its parameters, so those of a network that it keeps in a list
+    would get no gradient. output: field(x, t), where it is there already.
+    """
+    if not isinstance(field, nn.Module):
+        return
+    ids = {id(tensor) for tensor in known}
+    with torch.enable_grad():
+        unknown = leaves(field(x, t) if output is None else output)
+        unknown = [leaf for leaf in unknown if id(leaf) not in ids]
+        # What the field makes on the way is another one the next time.
+        again = {id(leaf) for leaf in leaves(field(x, t))} if unknown else set()
+    hidden = [leaf for leaf in unknown if id(leaf) in again]
+    if hidden:
+        raise ValueError(
+            f"{name} is a {type(field).__name__} that depends on "
+            f"{sum(leaf.numel() for leaf in hidden)} learnable numbers which its parameters() do "
+            "not hold, so the adjoint cannot give them a gradient. Keep networks as attributes, in "
+            "an nn.ModuleList or an nn.ModuleDict, freeze them with requires_grad_(False), or take "
+            "plain autograd: gradient='autograd' in a DiffFlow's bound, 'direct' in a CNF"
+        )
 
 
 @dataclass
@@ -198,6 +229,11 @@ def _reverse_sweep(
             x = states[j].detach().requires_grad_(j > 0 or needs_x)
             drift = model.drift_at(x, chain.times[j])
             score = model.score_at(x, chain.times[j]) if counts else None
+        if j == chain.steps:
+            known = [x, *parameters, *model.parameters()]
+            for name, output in (("drift", drift), ("score", score)):
+                if output is not None:
+                    refuse_hidden(name, getattr(model, name), x, chain.times[j], output, known)
         outputs, cotangents = [drift], [torch.zeros_like(adjoint)]
 
         if j < chain.steps:  # the forward step j: x_{j+1} = k x_j + h f_j + s δF

@@ -17,7 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.labels import only
 from diffflow_edu.nets import MLP
+from diffflow_edu.processes.adjoint import refuse_hidden
 from diffflow_edu.processes.base import (
     Field,
     Process,
@@ -171,16 +173,27 @@ class CNF(Process):
         """−log p(x) in nats: a flow's bound is tight. x: (B, *shape). Returns (B,)."""
         return -self.log_prob(x, seed)
 
+    def rough_bound(self, x: Tensor, seed: int | None = None) -> Tensor:
+        """What `loss` takes for −log p(x) in training mode, by `train_steps` of rk4. Like `bound`.
+
+        How far its mean is from that of `bound` is what the training had no eye for.
+        """
+        x = self._enter(x)
+        end = self._flow(x, self._training_solver(), generator_for(seed, x.device))
+        return -self._per_data(standard_normal_log_prob(end.states[-1]) + end.log_det[-1], x)
+
+    def _training_solver(self) -> Solver:
+        return self.solver if self.train_steps is None else Solver("rk4", steps=self.train_steps)
+
     def loss(self, x: Tensor) -> Tensor:
         """Mean −log p(x) plus the regularisers, 0-d.
 
-        In training mode by `train_steps` steps of rk4, whose error the field learns to use: what
-        `History` shows may lie below the true −log p, which `log_prob` gives, and the loss in eval
-        mode.
+        In training mode by `train_steps` steps of rk4, whose error the field learns to use: it may
+        lie below the true −log p, which `log_prob` gives, and the loss in eval mode. `fit` measures
+        both at its end, `History.bound` and `History.rough_bound`, and warns where they differ.
         """
         x = self._enter(x)
-        fixed = self.training and self.train_steps is not None
-        solver = Solver("rk4", steps=self.train_steps) if fixed else self.solver
+        solver = self._training_solver() if self.training else self.solver
         penalties = self.kinetic > 0 or self.jacobian > 0
         end = self._flow(x, solver, None, penalties)
         log_p = standard_normal_log_prob(end.states[-1]) + end.log_det[-1]
@@ -204,6 +217,8 @@ class CNF(Process):
         if gradient == "adjoint" and torch.is_grad_enabled():
             module = isinstance(self.drift, nn.Module)
             parameters = learned(self.drift if module else self.drift_at, x, x.new_tensor(0.0))
+            known = self.parameters()
+            refuse_hidden("drift", self.drift, x.detach(), x.new_tensor(0.0), None, known)
         solution = integrate(
             self.drift_at,
             x,
@@ -294,17 +309,19 @@ class CNF(Process):
             # Fixed steps meet every time asked for; adaptive ones only look at them in passing.
             legs = [times[[0, -1]]] if self.solver.adaptive else times.unfold(0, 2, 1)
         carried, evaluations = [], 0
-        for part in x.split(batch or len(x)):
-            first = part
+        size = batch or len(x)
+        for rows in (slice(begin, begin + size) for begin in range(0, len(x), size)):
+            first = part = x[rows]
             for leg in legs:
-                solution = integrate(
-                    self.drift_at,
-                    part,
-                    leg,
-                    self.solver,
-                    with_divergence=False,
-                    kinks=self._kinks(),
-                )
+                with only(rows):
+                    solution = integrate(
+                        self.drift_at,
+                        part,
+                        leg,
+                        self.solver,
+                        with_divergence=False,
+                        kinks=self._kinks(),
+                    )
                 part = solution.states[-1]
                 evaluations += solution.evaluations
             carried.append(solution.states if keep == "all" else torch.stack([first, part]))
