@@ -26,11 +26,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def ship_run(folder: Path, record: dict[str, Any]) -> Path:
-    """Put the model that `scale.train` left in a folder into the package, with its record."""
+def ship_run(folder: Path, record: dict[str, Any], half: bool = False) -> Path:
+    """Put the model that `scale.train` left in a folder into the package, with its record.
+
+    half: its weights in bf16; the record should then be of these.
+    """
     model = zoo.load(folder / "model.safetensors")
     config = model.card["config"]
     keep = {k: v for k, v in model.card.items() if k in ("recipe", "config")}
     path = zoo.FOLDER / f"{config['kind']}-{config['images']}-{model.schedule.steps}.safetensors"
-    zoo.save_model(path, model, keep | record)
+    zoo.save_model(path, model, keep | record, half)
     return path

@@ -72,7 +72,8 @@ def build(recipe: dict[str, Any]) -> Process:
     """An untrained model from its recipe: kind, and the arguments of its constructor.
 
     The chains have "schedule" (constructor and arguments) and "learn_backward_std", "hidden" and
-    perhaps "smooth", or for images "size" and "shape"; the others have "model", a dict. Raises
+    perhaps "smooth", or for images "size" and "shape", and "classes" where they take labels; the
+    others have "model", a dict. Raises
     ValueError that names what is missing or unknown.
     """
     return _maker(recipe)()
@@ -93,8 +94,9 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
         raise ValueError(f"schedule must be of {', '.join(SCHEDULES)}, got {shortly(constructor)}")
     schedule = getattr(Schedule, constructor)(**arguments)
     learned = _part(recipe, "learn_backward_std")
+    classes = {"classes": recipe["classes"]} if "classes" in recipe else {}
     if "size" in recipe:
-        options = {k: _size(recipe[k]) for k in ("drift_size",) if k in recipe}
+        options = classes | {k: _size(recipe[k]) for k in ("drift_size",) if k in recipe}
         shape = tuple(_part(recipe, "shape"))
         return partial(kinds[kind], schedule, shape, _size(recipe["size"]), learned, **options)
     return partial(
@@ -103,6 +105,7 @@ def _maker(recipe: dict[str, Any]) -> Callable[[], Process]:
         hidden=_part(recipe, "hidden"),
         learn_backward_std=learned,
         smooth=recipe.get("smooth", False),
+        **classes,
     )
 
 
@@ -123,7 +126,7 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
     """A trained model, in eval mode.
 
     kind: "diffflow", "ddpm" (on a log-SNR grid), "ddpm_linear" (as Ho et al. had it), "coupling",
-        "cnf" or "ncsn". density: a name of `toy.names()`.
+        "cnf" or "ncsn". density: a name of `toy.names()`, or of pictures such as "mnist".
     steps: N, see `names`; by default the largest there is. Its `card` says how it was made and
     what it measured, with None for what the kind does not have, such as a bound of "ncsn".
 
@@ -152,9 +155,19 @@ def pretrained(kind: str, density: str, steps: int | None = None) -> Process:
 pretrained.names = names
 
 
-def save_model(path: Path, model: Process, card: dict[str, Any]) -> None:
-    """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing."""
+def save_model(path: Path, model: Process, card: dict[str, Any], half: bool = False) -> None:
+    """Write weights and card (a dict with "recipe") to one safetensors file, all or nothing.
+
+    half: the networks' weights in bf16, half the size; backward noise, mean and scale stay as they
+    are. A model that is loaded from it computes in 32 bits.
+    """
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        kept = (*STANDARDISATION, "log_b_ratio")
+        tensors = {
+            name: value if name in kept or not value.is_floating_point() else value.bfloat16()
+            for name, value in tensors.items()
+        }
     write_whole(path, save(tensors, metadata={"card": json.dumps(card)}))
 
 

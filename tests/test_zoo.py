@@ -50,6 +50,23 @@ def saved(tmp_path):
     return model.eval(), path
 
 
+def test_weights_in_half_the_bits_compute_in_32_and_keep_noise_and_scale_exact(saved, tmp_path):
+    model, whole = saved
+    model.set_standardisation(torch.tensor([0.3, 1 / 3]), 1 / 7)
+    path = tmp_path / "half.safetensors"
+    zoo.save_model(path, model, {"recipe": recipe()}, half=True)
+    again = zoo.load(path)
+    kept = ("log_b_ratio", "data_mean", "data_scale")
+    for name, value in model.state_dict().items():
+        found = again.state_dict()[name]
+        assert found.dtype == value.dtype
+        if name in kept:
+            assert torch.equal(found, value)
+        else:
+            torch.testing.assert_close(found, value, rtol=2**-8, atol=0)
+    assert path.stat().st_size < whole.stat().st_size
+
+
 @pytest.mark.parametrize(("kind", "density", "steps"), SHIPPED)
 def test_every_promised_model_is_shipped_and_samples(kind, density, steps):
     model = pretrained(kind, density, steps=steps)
