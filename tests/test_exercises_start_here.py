@@ -16,10 +16,36 @@ def leak(x, density):
     return 1 - (density.distance(x) <= 5 * density.width / density.scale).float().mean()
 
 
+def walk_back(model, x, noise):
+    for i in range(model.schedule.steps - 1, -1, -1):
+        x = model.backward_mean(x, i) + (i > 0) * model.backward_std()[i] * noise[i]
+    return x
+
+
+def wrong_walk(order=lambda n: range(n - 1, -1, -1), noise_of=lambda b, i: b[i] * (i > 0)):
+    def answer(model, x, noise):
+        for i in order(model.schedule.steps):
+            x = model.backward_mean(x, i) + noise_of(model.backward_std(), i) * noise[i]
+        return x
+
+    return answer
+
+
+def fresh_noise(model, x, noise):
+    return walk_back(model, x, torch.randn_like(noise))
+
+
+def one_particle_alone(model, x, noise):
+    for i in range(model.schedule.steps):
+        x_0 = model.backward_mean(x, model.schedule.steps - 1 - i)
+    return x_0
+
+
 SOLUTIONS = [
     ("check_data_side", lambda path: path.states[0].numpy()),
     ("check_gap", gap),
     ("check_leak", leak),
+    ("check_walk_back", walk_back),
 ]
 PLANTED = [
     ("check_data_side", lambda path: None, "it returned None"),
@@ -52,6 +78,17 @@ PLANTED = [
     ),
     ("check_leak", lambda x, d: leak(x, d) * len(x), "the leak is their share"),
     ("check_leak", lambda x, d: torch.tensor(float("nan")), "NaN or infinity"),
+    ("check_walk_back", lambda model, x, noise: None, "it returned None"),
+    ("check_walk_back", wrong_walk(order=range), "count down"),
+    ("check_walk_back", wrong_walk(noise_of=lambda b, i: b[i]), "i = 0, adds no noise"),
+    ("check_walk_back", wrong_walk(noise_of=lambda b, i: 0), "the noise is missing"),
+    ("check_walk_back", wrong_walk(noise_of=lambda b, i: b[i] ** 2 * (i > 0)), "do not square"),
+    ("check_walk_back", wrong_walk(noise_of=lambda b, i: b[i] ** 0.5 * (i > 0)), "take no root"),
+    ("check_walk_back", wrong_walk(noise_of=lambda b, i: i > 0), "multiplied by backward_std"),
+    ("check_walk_back", wrong_walk(order=lambda n: range(n - 1, 0, -1)), "stops at 1"),
+    ("check_walk_back", wrong_walk(order=lambda n: range(n - 2, -1, -1)), "i = N − 1, is missing"),
+    ("check_walk_back", one_particle_alone, "every step begins at x_N"),
+    ("check_walk_back", fresh_noise, "another answer each time"),
 ]
 
 

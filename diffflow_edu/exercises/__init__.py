@@ -43,6 +43,7 @@ from diffflow_edu.exercises.machines import (
     check_mode_survival,
     check_outcome,
     check_r_max,
+    check_verdict,
 )
 from diffflow_edu.exercises.scores import (
     check_denoising_loss,
@@ -50,7 +51,12 @@ from diffflow_edu.exercises.scores import (
     check_langevin_step,
     check_noise_levels,
 )
-from diffflow_edu.exercises.start_here import check_data_side, check_gap, check_leak
+from diffflow_edu.exercises.start_here import (
+    check_data_side,
+    check_gap,
+    check_leak,
+    check_walk_back,
+)
 from diffflow_edu.exercises.two_sdes import (
     check_backward_noise,
     check_forward_step,
@@ -99,4 +105,6 @@ __all__ = [
     "check_reverse_step",
     "check_spike_bits",
     "check_unpadded",
+    "check_walk_back",
+    "check_verdict",
 ]

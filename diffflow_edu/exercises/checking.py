@@ -13,6 +13,14 @@ RTOL = 1e-5
 """The cases are float64; an answer that passes through float32 on its way is still right."""
 
 
+FACTORS = {
+    -1.0: "the sign is turned.",
+    2.0: "too large by a factor of 2.",
+    0.5: "too small by a factor of 2.",
+}
+"""What is said of an answer that is the truth times a number, where no slip explains it."""
+
+
 @dataclass(frozen=True)
 class Slip:
     """A wrong answer that many give, and what to say to those who do."""
@@ -49,13 +57,11 @@ def find_fault(
     """What is wrong with the answer, in one line, or None if nothing is."""
     if not callable(answer):
         return f"pass the function itself, {name}; got {_describe(answer)}."
-    found, fault = [], None
-    for case in cases:
-        try:
-            value = answer(*_copies(case))
-        except (Exception, SystemExit) as error:  # whatever a student's code raises is an answer
-            return f"your function raised {type(error).__name__}: {_words_of(error)}"
-        found.append(_as_tensor(value))
+    values = _answers(answer, cases)
+    if isinstance(values, str):
+        return values
+    found, fault = [_as_tensor(value) for value in values], None
+    for value, case in zip(values, cases, strict=True):
         fault = fault or _fault_of_value(value, truth(*_copies(case)))
     if fault is None and _agree(found, truth, cases):
         return None
@@ -64,11 +70,33 @@ def find_fault(
             return slip.message
     if fault is not None:
         return fault
+    again = iter(_answers(answer, cases))
+    if not _agree(found, lambda *case: next(again), cases):
+        return (
+            "it gives another answer each time: use the noise that is passed in, "
+            "and draw none of your own."
+        )
+    for factor, words in FACTORS.items():
+        if _agree(found, lambda *case, c=factor: c * truth(*case), cases):
+            return words
     worst = max(
         float((value - truth(*_copies(case))).abs().max())
         for value, case in zip(found, cases, strict=True)
     )
     return f"not yet: some numbers are off by up to {worst:.2g}. Compare term by term."
+
+
+def _answers(answer: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> list[Any] | str:
+    """What the answer returns in every case, or, where it raises, that in words."""
+    values = []
+    for case in cases:
+        try:
+            values.append(answer(*_copies(case)))
+        except (Exception, SystemExit) as error:  # whatever a student's code raises is an answer
+            said = " ".join(_words_of(error).split())
+            came = ", ".join(map(_kind_of, case))
+            return f"your function raised {type(error).__name__}: {said} (It was given {came}.)"
+    return values
 
 
 def _fault_of_value(value: Any, expected: Tensor) -> str | None:
@@ -93,7 +121,7 @@ def _agree(
     """Whether the values are what the function gives, up to rounding, in every case."""
     for value, case in zip(values, cases, strict=True):
         other = _as_tensor(function(*_copies(case)))
-        if value is None or value.shape != other.shape or value.numel() == 0:
+        if value is None or other is None or value.shape != other.shape or value.numel() == 0:
             return False
         # Written so that a NaN agrees with nothing.
         if not float((value - other).abs().max()) <= RTOL * (1 + float(other.abs().max())):
@@ -124,6 +152,15 @@ def _words_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # an error of the student's own class
         return "it cannot even say what"
+
+
+def _kind_of(value: Any) -> str:
+    """One argument in a word or two, for those who got its shape wrong."""
+    if isinstance(value, Tensor):
+        return f"a tensor {_shape(value)}"
+    if callable(value) and hasattr(value, "__name__"):
+        return "a function"
+    return repr(value) if isinstance(value, (int, float)) else f"a {type(value).__name__}"
 
 
 def _describe(value: Any) -> str:

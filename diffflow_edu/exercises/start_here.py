@@ -1,8 +1,9 @@
-"""Notebook 00: which end is the data, the gap of a model, and what leaks."""
+"""Notebook 00: which end is the data, the gap of a model, what leaks, and a sampler."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -128,6 +129,99 @@ def check_leak(answer: Any) -> bool:
     return check_function(
         "leak", answer, lambda x, d: counted(x, d, 5, d.scale), slips, cases, praise
     )
+
+
+class _Chain:
+    """Stands for a model of N steps whose backward means and noises all differ."""
+
+    def __init__(self, steps: int) -> None:
+        self.schedule = SimpleNamespace(steps=steps)
+
+    def backward_mean(self, x: Tensor, i: int) -> Tensor:
+        return 0.9 * x + torch.sin(x + i)
+
+    def backward_std(self) -> Tensor:
+        return 0.3 + 0.2 * torch.arange(self.schedule.steps, dtype=torch.float64)
+
+
+def check_walk_back(answer: Any) -> bool:
+    """Exercise 4: answer(model, x_N, noise) are the particles at t = 0 of the backward chain.
+
+    x_N: (B, d); noise: (N, B, d), that of step i in noise[i]; the step i = 0 adds none. Returns
+    (B, d).
+    """
+    draw = torch.Generator().manual_seed(4)
+    cases = []
+    for steps, d in ((4, 2), (6, 3)):
+        x_last = torch.randn(5, d, generator=draw, dtype=torch.float64)
+        noise = torch.randn(steps, 5, d, generator=draw, dtype=torch.float64)
+        cases.append((_Chain(steps), x_last, noise))
+
+    def walk(order: Any, scale: Any = lambda b, i: b[i] if i > 0 else 0.0) -> Any:
+        def wrong(model: _Chain, x: Tensor, noise: Tensor) -> Tensor:
+            for i in order(model.schedule.steps):
+                x = model.backward_mean(x, i) + scale(model.backward_std(), i) * noise[i]
+            return x
+
+        return wrong
+
+    def down(steps: int) -> Any:
+        return reversed(range(steps))
+
+    def all_states(model: _Chain, x: Tensor, noise: Tensor) -> Tensor:
+        states = [x]
+        for i in down(model.schedule.steps):
+            step = model.backward_std()[i] * noise[i] if i > 0 else 0.0
+            states.append(model.backward_mean(states[-1], i) + step)
+        return torch.stack(states)
+
+    def last_alone(model: _Chain, x: Tensor, noise: Tensor) -> Tensor:
+        return model.backward_mean(x, 0)
+
+    def added(model: _Chain, x: Tensor, noise: Tensor) -> Tensor:
+        for i in down(model.schedule.steps):
+            step = model.backward_std()[i] * noise[i] if i > 0 else 0.0
+            x = x + model.backward_mean(x, i) + step
+        return x
+
+    slips = [
+        Slip(
+            walk(range),
+            "the steps run from data to noise: begin with i = N − 1 and count down.",
+        ),
+        Slip(
+            walk(down, lambda b, i: b[i]),
+            "the last step, i = 0, adds no noise: leave the particles at its mean.",
+        ),
+        Slip(
+            walk(down, lambda b, i: 0.0), "the noise is missing: every step but the last adds b z."
+        ),
+        Slip(
+            walk(down, lambda b, i: b[i] ** 2 if i > 0 else 0.0),
+            "backward_std is a standard deviation already: do not square it.",
+        ),
+        Slip(
+            walk(down, lambda b, i: b[i] ** 0.5 if i > 0 else 0.0),
+            "backward_std is a standard deviation already: take no root.",
+        ),
+        Slip(
+            walk(down, lambda b, i: 1.0 if i > 0 else 0.0),
+            "the noise is to be multiplied by backward_std()[i].",
+        ),
+        Slip(
+            walk(lambda n: range(n - 1, 0, -1)),
+            "the step i = 0 is missing: range(N − 1, 0, −1) stops at 1.",
+        ),
+        Slip(
+            walk(lambda n: range(n - 2, -1, -1)),
+            "the first step from the noise, i = N − 1, is missing.",
+        ),
+        Slip(last_alone, "every step begins at x_N: let each begin where the one before it ended."),
+        Slip(all_states, "these are all states; return the last one, the particles at t = 0."),
+        Slip(added, "backward_mean is where the particle goes, not how far: do not add x to it."),
+    ]
+    praise = "right, that is the sampler of every diffusion in this course."
+    return check_function("walk_back", answer, walk(down), slips, cases, praise)
 
 
 def _gap(model: _Model, density: toy.Density, x: Tensor) -> Tensor:
