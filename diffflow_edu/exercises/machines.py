@@ -1,7 +1,8 @@
-"""Notebook 06: what survives of a mode, its chance level, the noise budget, and a verdict."""
+"""Notebook 06: what survives of a mode, its chance level, the noise budget, and verdicts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,11 +90,19 @@ def check_chance_level(answer: Any) -> bool:
             "the partner is drawn from the n − 1 others: divide by n (n − 1).",
         ),
         Slip(
+            lambda modes: _counts(modes).square().sum() / (len(modes) * (len(modes) - 1)),
+            "the partner is one of the n_m − 1 other particles of the mode, not of all n_m.",
+        ),
+        Slip(
+            lambda modes: ((_counts(modes) - 1) / (len(modes) - 1)).mean(),
+            "the modes differ in size: weigh each by n_m/n, the chance to draw it first.",
+        ),
+        Slip(
             lambda modes: 1 - _chance_level(modes),
             "this is the chance that the two modes differ.",
         ),
     ]
-    praise = "right: below this nobody can fall, but by chance."
+    praise = "right: where nothing survives, this is what is left."
     return check_function("chance_level", answer, _chance_level, slips, cases, praise)
 
 
@@ -119,7 +128,15 @@ def check_r_max(answer: Any) -> bool:
         ),
         Slip(
             lambda budget: (1 + budget.square()).log(),
-            "that is log(1 + B²); you were asked the way back, from B to r_max.",
+            "that is log(1 + B²); the exercise goes the other way, from B to r_max.",
+        ),
+        Slip(
+            lambda budget: (2 * budget).expm1().sqrt(),
+            "this solves log(1 + r²) = 2 B: no 2 comes out of ∫ d/dt log(1 + r²) dt.",
+        ),
+        Slip(
+            lambda budget: (1 + budget).log(),
+            "that is B from r_max², with r_max² = B; solve B = log(1 + r_max²) for r_max.",
         ),
         Slip(
             lambda budget: (1 + budget).log().sqrt(),
@@ -139,8 +156,8 @@ def check_outcome(answer: Any) -> bool:
 
     effect, spread: (k,); margin: 0-d. Returns (k,).
     """
-    effect = torch.tensor([0.5, 0.05, -0.4, 0.02, -0.03, 0.3, 0.005], dtype=torch.float64)
-    spread = torch.tensor([0.1, 0.2, 0.1, 0.01, 0.01, 0.0, 0.02], dtype=torch.float64)
+    effect = torch.tensor([0.5, 0.05, -0.4, 0.02, -0.03, 0.3, 0.005, 0.105], dtype=torch.float64)
+    spread = torch.tensor([0.1, 0.2, 0.1, 0.01, 0.01, 0.0, 0.02, 0.1], dtype=torch.float64)
     cases = [
         (effect, spread, torch.tensor(0.04, dtype=torch.float64)),
         (-effect, spread, torch.tensor(0.01, dtype=torch.float64)),
@@ -153,11 +170,19 @@ def check_outcome(answer: Any) -> bool:
         ),
         Slip(
             lambda effect, spread, margin: _beyond(effect, spread),
-            "the margin is missing: with one seed the spread is 0, and every hair would count.",
+            "the margin is missing: with one seed the spread is 0, and any difference would count.",
         ),
         Slip(
             lambda effect, spread, margin: _beyond(effect, margin * torch.ones_like(effect)),
-            "the spread is missing: what moves from seed to seed is no finding.",
+            "the spread is missing: what changes from seed to seed is no finding.",
+        ),
+        Slip(
+            lambda effect, spread, margin: _beyond(effect, spread + margin),
+            "take the larger of spread and margin, not their sum.",
+        ),
+        Slip(
+            lambda effect, spread, margin: 2.0 * (effect > spread.clamp_min(margin)) - 1,
+            "what is not for the claim is not yet against it: between them lies no difference, 0.",
         ),
         Slip(
             lambda effect, spread, margin: (effect.abs() > spread.clamp_min(margin)).double(),
@@ -172,8 +197,86 @@ def check_outcome(answer: Any) -> bool:
             "this takes the smaller of spread and margin: an effect must pass both.",
         ),
     ]
-    praise = "right: for, against, or a tie, and no opinion in it."
+    praise = "right: for, against, or no difference, and no opinion in it."
     return check_function("outcome", answer, _outcome, slips, cases, praise)
+
+
+HOLDS, HOLDS_WHEN, MIXED, FAILS = 3, 2, 1, 0
+
+
+def check_verdict(answer: Any) -> bool:
+    """Exercise 5: answer(conditions) is 3 holds, 2 holds when …, 1 mixed or 0 does not hold.
+
+    conditions: a list; for each condition the outcomes 1, 0 or −1 of its comparisons, (k,). The
+    rule is that of `benchmarks.ledger`.
+    """
+    claims = [
+        [[1, 1, 1]],
+        [[1, 1, 0, 0]],
+        [[1, 1, 1, 1, 1], [1, 1, 1, 1, -1]],
+        [[1, 1, -1]],
+        [[1, 1], [-1, -1, -1]],
+        [[1, 1], [0, -1]],
+        [[0, 0], [-1, -1]],
+        [[1, 1, 1, 1], [-1], [-1]],
+        [[1, 0], [1, 1, 1, 0]],
+        [[1, 1, 0], [1, 1, 1]],
+    ]
+    cases = [([torch.tensor(each) for each in claim],) for claim in claims]
+
+    def with_outcomes(change: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], Tensor]:
+        return lambda conditions: _verdict([change(each) for each in conditions])
+
+    slips = [
+        Slip(
+            with_outcomes(lambda each: each.abs()),
+            "−1 is against the claim: count the outcomes that are 1, not those that are not 0.",
+        ),
+        Slip(
+            with_outcomes(lambda each: each.clamp_max(0) * 2 + 1),
+            "a comparison without a difference, 0, is no support: only 1 counts as for.",
+        ),
+        Slip(
+            with_outcomes(lambda each: 2 * each.clamp_min(0) - 1),
+            "a comparison without a difference, 0, is not against: only −1 is.",
+        ),
+        Slip(
+            lambda conditions: _verdict(conditions, half_wins=True),
+            "half is not yet won: *more* than half of the comparisons must be for.",
+        ),
+        Slip(
+            lambda conditions: _verdict(conditions, most_against=1.0),
+            "all conditions won is not enough to hold: at most one comparison in ten may be "
+            "against.",
+        ),
+        Slip(
+            lambda conditions: _verdict(conditions, most_against=0.0),
+            "one comparison in ten may be against a claim that holds.",
+        ),
+        Slip(
+            lambda conditions: torch.tensor([0, 2, 2, 3])[_verdict(conditions).long()],
+            "mixed is missing: some conditions are won, but more comparisons are against than for.",
+        ),
+        Slip(
+            lambda conditions: _verdict([torch.cat(conditions)]),
+            "judge each condition by itself first; thrown together, a claim cannot hold *when*.",
+        ),
+        Slip(
+            lambda conditions: _verdict(conditions, by_condition=True),
+            "mixed counts comparisons, not conditions: a condition of one comparison weighs less "
+            "than one of four.",
+        ),
+        Slip(
+            lambda conditions: _verdict(conditions, mixed_first=True),
+            "ask first whether any condition is won: where none is, the claim does not hold.",
+        ),
+        Slip(
+            lambda conditions: 3 - _verdict(conditions),
+            "the numbers are turned round: HOLDS is 3, FAILS is 0.",
+        ),
+    ]
+    praise = "right: four words, and the same numbers always give the same one."
+    return check_function("verdict", answer, _verdict, slips, cases, praise)
 
 
 def _nearest(latent: Tensor) -> Tensor:
@@ -211,3 +314,26 @@ def _beyond(effect: Tensor, least: Tensor) -> Tensor:
 
 def _outcome(effect: Tensor, spread: Tensor, margin: Tensor) -> Tensor:
     return _beyond(effect, spread.clamp_min(margin))
+
+
+def _verdict(
+    conditions: list[Tensor],
+    half_wins: bool = False,
+    most_against: float = 0.1,
+    by_condition: bool = False,
+    mixed_first: bool = False,
+) -> Tensor:
+    """The rule; every option is a slip."""
+    for_it = [int((each == 1).sum()) for each in conditions]
+    against = [int((each == -1).sum()) for each in conditions]
+    sizes = [len(each) for each in conditions]
+    won = [2 * n > k or (half_wins and 2 * n == k) for n, k in zip(for_it, sizes, strict=True)]
+    lost = [2 * n > k for n, k in zip(against, sizes, strict=True)]
+    behind = sum(lost) > sum(won) if by_condition else sum(against) > sum(for_it)
+    if mixed_first and behind:
+        return torch.tensor(float(MIXED))
+    if not any(won):
+        return torch.tensor(float(FAILS))
+    if all(won) and sum(against) <= most_against * sum(sizes):
+        return torch.tensor(float(HOLDS))
+    return torch.tensor(float(MIXED if behind else HOLDS_WHEN))
