@@ -24,7 +24,13 @@ collect_ignore_glob = ["notebooks/*.py", "tests/device/*.py"]
 # With workers (pytest -n), the units of work that take longest come first, so that no worker is
 # left alone with one of them at the end.
 BROWSER = "tests/browser/"
-LONGEST = (BROWSER, "tests/test_on_a_device.py", "notebooks/")
+LONGEST = (
+    BROWSER,
+    "tests/test_on_a_device.py",
+    "tests/test_zoo_quality.py",
+    "tests/test_scale.py",
+    "notebooks/",
+)
 
 # What a notebook may take on the machine of benchmarks/results/notebooks.json: in CPU time, since
 # the clock on the wall also counts what else a machine does. More is a warning and no failure, for

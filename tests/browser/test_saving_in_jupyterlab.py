@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def save(notebook: Notebook, name: str) -> None:
     """Save by the keyboard and wait for the server's answer."""
     page = notebook.page
-    page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for(timeout=60_000)
+    page.locator(".jp-NotebookPanel-toolbar [data-status=idle]").wait_for()
     page.locator(".jp-Notebook .jp-Cell").first.click()
     with page.expect_response(
         lambda answer: answer.request.method == "PUT" and f"/api/contents/{name}" in answer.url
@@ -43,7 +43,7 @@ def test_a_lecture_saved_and_reopened_the_next_day_has_living_players(lab, chrom
     first.page.context.close()
     context, second = reopened(lab, chromium, name)
     try:
-        second.players.nth(1).wait_for(timeout=60_000)
+        second.players.nth(1).wait_for()
         assert second.page.locator(".jp-InputPrompt", has_text="[1]").count() == 1
         assert second.page.get_by_text("Error displaying widget").count() == 0
         second.players.first.get_by_role("slider").first.press("End")

@@ -56,7 +56,7 @@ LOOSE = Solver(rtol=0.03, atol=0.03)
 MAKE = {
     "DiffFlow": lambda: DiffFlow.mlp(GRID, learn_backward_std=True, **NET),
     "DDPM": lambda: DDPM.mlp(GRID, learn_backward_std=True, **NET),
-    "CNF": lambda: CNF.mlp(solver=COARSE, train_steps=2, **NET),
+    "CNF": lambda: CNF.mlp(solver=COARSE, train_steps=2, frames=10, **NET),
     "CouplingFlow": lambda: CouplingFlow(2, layers=2, hidden=8),
     "NCSN": lambda: NCSN.mlp(levels=3, langevin_steps=2, **NET),
 }
