@@ -406,3 +406,35 @@ def test_a_history_is_written_as_a_table_beside_earlier_ones(tmp_path):
     assert table["step"].tolist() == [1, 2, 3, 4] and table["loss"].tolist() == history.loss
     assert table["validation_loss"][[1, 3]].tolist() == history.validation_loss
     assert np.isnan(table["validation_loss"][[0, 2]]).all()
+
+
+def test_a_training_may_count_some_steps_of_each_path(tmp_path):
+    def run(path_steps, checkpoint=None, steps=6):
+        torch.manual_seed(0)
+        model = DiffFlow.mlp(Schedule.log_snr(steps=4), hidden=8)
+        history = fit(
+            model, toy.load("ring"), steps=steps, warm_start=2, batch_size=16, seed=0,
+            path_steps=path_steps, checkpoint=checkpoint, checkpoint_every=2,
+        )  # fmt: skip
+        return model, history
+
+    everything, some = run(4)[1].loss, run(2)[1].loss
+    assert everything == run(None)[1].loss
+    assert some[:2] == everything[:2]  # the warm start has no paths
+    assert some[2:] != everything[2:]
+    assert run(2, tmp_path / "a.pt")[1].loss == some
+    with pytest.raises(CheckpointError, match="path_steps"):
+        run(3, tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "message"),
+    [
+        (DDPM.mlp(Schedule.log_snr(steps=4), hidden=8), 2, "path_steps is for DiffFlow, got"),
+        (DiffFlow.mlp(Schedule.log_snr(steps=4), hidden=8), 5, "path_steps must be at most N = 4"),
+        (DiffFlow.mlp(Schedule.log_snr(steps=4), hidden=8), 0, "path_steps must be"),
+    ],
+)
+def test_path_steps_that_cannot_be_counted_are_refused(model, n, message):
+    with pytest.raises(ValueError, match=message):
+        fit(model, toy.load("ring"), steps=1, batch_size=16, path_steps=n)
