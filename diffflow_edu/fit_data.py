@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffflow_edu import noise_range
+from diffflow_edu.labels import as_labels
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.schedules import Schedule, VariancePreserving
@@ -51,24 +52,46 @@ class Samplable(Protocol):
 
 Data = Samplable | Tensor | np.ndarray | Dataset
 
+Batch = tuple[Tensor, Tensor | None]
+"""Particles (n, *shape) and, where the data have labels, theirs (n,)."""
+
 
 class Source:
-    """Data in the dtype and on the device of a model's parameters; name: the argument's."""
+    """Data in the dtype and on the device of a model's parameters; name: the argument's.
 
-    def __init__(self, data: Any, like: Tensor, name: str = "data") -> None:
-        self.data, self.like, self.name = data, like, name
+    classes: of the labels that come with the particles; 0 where none do.
+    """
+
+    def __init__(self, data: Any, like: Tensor, name: str = "data", classes: int = 0) -> None:
+        self.data, self.like, self.name, self.classes = data, like, name, classes
 
     def draw(self, n: int) -> Tensor:
         """n particles (n, *shape), from torch's global generator."""
+        return self.batch(n)[0]
+
+    def batch(self, n: int) -> Batch:
+        """The same, with their labels."""
         raise NotImplementedError
 
     def some(self, n: int) -> Iterator[Tensor]:
         """About n particles, or all where there are fewer, in pieces."""
         raise NotImplementedError
 
-    def all(self) -> Tensor:
+    def all(self) -> Batch:
         """Every particle there is; of a density, `MEASURED` draws."""
         raise NotImplementedError
+
+    def _labels(self, label: Any, n: int) -> Tensor | None:
+        """What came as labels of n particles, checked, where the data have any."""
+        if not self.classes:
+            return None
+        label = as_labels(label, self.classes, f"labels of {self.name}")
+        if label.shape != (n,):
+            raise ValueError(
+                f"labels of {self.name} must be one for each of {n} particles, "
+                f"got shape {tuple(label.shape)}"
+            )
+        return label.to(self.like.device)
 
     def fingerprint(self) -> str:
         """The data in words, with a digest that other data do not share."""
@@ -76,12 +99,18 @@ class Source:
 
 
 class Rows(Source):
-    """A tensor (n, *shape)."""
+    """A tensor (n, *shape), and perhaps labels (n,)."""
 
-    def draw(self, n: int) -> Tensor:
+    def __init__(
+        self, data: Tensor, like: Tensor, name: str, classes: int = 0, labels: Any = None
+    ) -> None:
+        super().__init__(data, like, name, classes)
+        self.labels = self._labels(labels, len(data))
+
+    def batch(self, n: int) -> Batch:
         """Rows with replacement."""
-        rows = torch.randint(len(self.data), (n,))
-        return self.data[rows.to(self.data.device)]
+        rows = torch.randint(len(self.data), (n,)).to(self.data.device)
+        return self.data[rows], None if self.labels is None else self.labels[rows]
 
     def some(self, n: int) -> Iterator[Tensor]:
         """Evenly spaced rows."""
@@ -90,44 +119,49 @@ class Rows(Source):
             if len(part):
                 yield from pieces(part)
 
-    def all(self) -> Tensor:
+    def all(self) -> Batch:
         """The rows."""
-        return self.data
+        return self.data, self.labels
 
     def fingerprint(self) -> str:
         """Shape, and a digest of every number as the model sees it."""
-        return f"tensor {tuple(self.data.shape)} {digest(self.data)}"
+        labels = "" if self.labels is None else f" labels {digest(self.labels)}"
+        return f"tensor {tuple(self.data.shape)} {digest(self.data)}{labels}"
 
 
 class Draws(Source):
-    """A density, or whatever has .sample(n)."""
+    """A density, or whatever has .sample(n), with labels by .sample_labelled(n)."""
 
-    def draw(self, n: int) -> Tensor:
+    def batch(self, n: int) -> Batch:
         """Fresh draws."""
-        return as_particles(self.data.sample(n), self.name).to(self.like)
+        if not self.classes:
+            return as_particles(self.data.sample(n), self.name).to(self.like), None
+        x, label = self.data.sample_labelled(n)
+        return as_particles(x, self.name).to(self.like), self._labels(label, n)
 
     def some(self, n: int) -> Iterator[Tensor]:
         """Fresh draws, a thousand at once."""
         for first in range(0, n, 1000):
             yield self.draw(min(1000, n - first))
 
-    def all(self) -> Tensor:
+    def all(self) -> Batch:
         """As many draws as are measured."""
-        return torch.cat(list(self.some(MEASURED)))
+        sizes = (min(1000, MEASURED - first) for first in range(0, MEASURED, 1000))
+        return _joined([self.batch(size) for size in sizes])
 
     def fingerprint(self) -> str:
         """Its fields where it is a dataclass, such as `images.Images`, else a few draws."""
-        kind = type(self.data).__name__
+        kind = type(self.data).__name__ + (" with labels" if self.classes else "")
         if is_dataclass(self.data):
             values = (getattr(self.data, field.name) for field in fields(self.data))
             return f"{kind} {digest(*values)}"
-        return f"{kind} {_repeated(lambda: digest(self.draw(ENOUGH)))}"
+        return f"{kind} {_repeated(lambda: digest(*self.batch(ENOUGH)[: 1 + bool(self.classes)]))}"
 
 
 class Items(Source):
-    """A Dataset, whose items are tensors or begin with one."""
+    """A Dataset, whose items are tensors or begin with one; a label comes second."""
 
-    def draw(self, n: int) -> Tensor:
+    def batch(self, n: int) -> Batch:
         """Items with replacement."""
         return self._stack(torch.randint(len(self.data), (n,)).tolist())
 
@@ -135,55 +169,91 @@ class Items(Source):
         """Evenly spaced items."""
         rows = range(0, len(self.data), max(1, len(self.data) // n))
         for first in range(0, len(rows), 500):
-            yield self._stack(rows[first : first + 500])
+            yield self._stack(rows[first : first + 500])[0]
 
-    def all(self) -> Tensor:
+    def all(self) -> Batch:
         """Every item."""
-        return torch.cat(list(self.some(len(self.data))))
+        rows = range(len(self.data))
+        return _joined([self._stack(rows[first : first + 500]) for first in rows[::500]])
 
     def fingerprint(self) -> str:
         """How many, and a digest of some."""
         digests = _repeated(lambda: digest(*self.some(ENOUGH)))
+        if self.classes:
+            rows = range(0, len(self.data), max(1, len(self.data) // ENOUGH))
+            digests += f" labels {digest(self._stack(rows)[1])}"
         return f"{type(self.data).__name__} of {len(self.data)} {digests}"
 
-    def _stack(self, rows: Any) -> Tensor:
-        items = (self.data[row] for row in rows)
+    def _stack(self, rows: Any) -> Batch:
+        items = [self.data[row] for row in rows]
         values = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
         batch = torch.stack([torch.as_tensor(value) for value in values])
         if not batch.is_floating_point():
             raise ValueError(
                 f"{self.name} must hold floating point items, got {batch.dtype}; scale it"
             )
-        return batch.to(self.like)
+        labels = None
+        if self.classes:
+            if not all(isinstance(item, (tuple, list)) and len(item) > 1 for item in items):
+                raise ValueError(
+                    f"labels=True needs items (x, label) of {self.name}, got "
+                    f"{type(items[0]).__name__}s alone; or pass labels=… as a tensor"
+                )
+            labels = [one.item() if hasattr(one := item[1], "item") else one for item in items]
+        return batch.to(self.like), self._labels(labels, len(items))
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    particles, labels = zip(*batches, strict=True)
+    return torch.cat(particles), None if labels[0] is None else torch.cat(labels)
 
 
 # Understanding ------------------------------------------------------------------------------------
 
 
-def understood(data: Data, like: Tensor, name: str = "data") -> Source:
+def understood(
+    data: Data, like: Tensor, name: str = "data", labels: Any = None, classes: int = 0
+) -> Source:
     """What was given, as a source of particles like a model's parameters.
 
+    labels: True where the data have them, or those of a tensor; of so many classes.
     Raises a ValueError that says what to pass instead for what cannot be understood.
     """
     if isinstance(data, tuple):
         raise ValueError(
             f"{name} must be one set of particles, got a tuple of {len(data)}; pass data alone, "
-            "since labels have no place here; what is kept for validation goes in as validation=…"
+            "what is kept for validation as validation=…, and labels as labels=…"
         )
-    data = _as_array(data, name)
+    data, own = _as_array(data, name), labels is True
+    if own and isinstance(data, (Tensor, np.ndarray)):
+        raise ValueError(
+            f"{name} must come with labels, got a tensor or an array alone: pass "
+            "TensorDataset(x, label)" + (", or the labels in place of True" * (name == "data"))
+        )
     if isinstance(data, (Tensor, np.ndarray)):
         rows = as_particles(data, name).to(like)
         _check_finite(rows, name)
-        return Rows(rows, like, name)
+        return Rows(rows, like, name, 0 if labels is None else classes, labels)
+    if not (labels is None or own):
+        raise ValueError(
+            f"labels must be True for {name} of type {type(data).__name__}, whose own labels are "
+            f"taken, got {type(labels).__name__}; a tensor of labels belongs to a tensor of data"
+        )
+    classes = classes if own else 0
     if isinstance(data, DataLoader):
         raise ValueError(f"{name} must not be a DataLoader: fit makes batches; pass its .dataset")
     if callable(getattr(data, "sample", None)):
-        return Draws(data, like, name)
+        if own and not callable(getattr(data, "sample_labelled", None)):
+            raise ValueError(
+                f"labels=True needs a {name}.sample_labelled(n) that returns (x, label); "
+                f"{type(data).__name__} has none"
+            )
+        return Draws(data, like, name, classes)
     plain = (str, bytes, dict, set)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, plain):
         if len(data) == 0:
             raise ValueError(f"{name} must hold at least one item, got an empty Dataset")
-        return Items(data, like, name)
+        return Items(data, like, name, classes)
     raise ValueError(
         f"{name} must be a density with .sample(n), a tensor or array (n, *shape) or a torch "
         f"Dataset with a length, got {type(data).__name__}"
@@ -284,7 +354,7 @@ def check_fits(source: Source, model: Process, batch_size: int) -> Tensor:
     """
     name = source.name
     try:
-        batch = source.draw(batch_size)
+        batch, label = source.batch(batch_size)
     except (AttributeError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{name} must give tensors: a density whose .sample(n) returns (n, *shape), a tensor "
@@ -312,6 +382,8 @@ def check_fits(source: Source, model: Process, batch_size: int) -> Tensor:
     try:
         with torch.no_grad():
             model.eval()(batch[:2])
+            if label is not None:
+                model(batch[:2], label=label[:2])
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} of shape {shape} a particle does not fit the model: {error}"

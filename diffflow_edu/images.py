@@ -139,6 +139,10 @@ class Images:
         Where `flip`, every other one is mirrored, by chance. seed: None draws from torch's global
         generator.
         """
+        return self.sample_labelled(n, seed)[0]
+
+    def sample_labelled(self, n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """What `sample` draws, and the label of each, (n,) int64."""
         check_whole("n", n)
         device = self.train.device
         generator = generator_for(seed, device)
@@ -147,7 +151,12 @@ class Images:
         if self.flip:
             turn = torch.rand(n, 1, 1, 1, generator=generator, device=device) < 0.5
             pictures = torch.where(turn, pictures.flip(-1), pictures)
-        return self._dequantise(pictures, generator)
+        return self._dequantise(pictures, generator), self.train_labels[rows]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels name, 0 … classes − 1."""
+        return 1 + int(self.train_labels.max())
 
     def dequantise(self, pictures: Tensor, seed: int | None = None) -> Tensor:
         """y = 2 (k + u)/levels − 1, u uniform in [0, 1). pictures: uint8. Returns float32 like it.

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diffflow_edu.labels import ClassEmbedding, check_label
 from diffflow_edu.schedules import NoiseProcess, check_whole, shortly
 
 FADE = 0.5
@@ -33,9 +34,13 @@ class MLP(nn.Module):
     no detail finer than σ, but a net with waves that fine learns some from its few samples. The
     denoising loss hardly minds; the divergence of the field, and so an ODE's density, does.
     (Waves faded by a width are the integrated positional encoding of Barron et al. 2021, mip-NeRF.)
+
+    classes: the field may then depend on a label, 0 … classes − 1, or `classes` for "none", which
+    no label is, too: an embedding of it, at first zero, is added to that of t.
     """
 
     takes_many_times = True
+    classes = 0
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class MLP(nn.Module):
         zero_init: bool = False,
         horizon: float = 1.0,
         smooth: NoiseProcess | None = None,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         if not (smooth is None or isinstance(smooth, NoiseProcess)):
@@ -55,6 +61,7 @@ class MLP(nn.Module):
         check_whole("hidden", hidden)
         check_whole("depth", depth)
         check_whole("frequencies", frequencies, least=0)
+        check_whole("classes", classes, least=0)
         self.dim = dim
         self.config = {"dim": dim, "hidden": hidden, "depth": depth, "frequencies": frequencies}
         self.config |= {"horizon": horizon, "smooth": smooth}
@@ -70,15 +77,22 @@ class MLP(nn.Module):
         if zero_init:
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)
+        if classes:
+            self.classes = self.config["classes"] = classes
+            self.label = ClassEmbedding(classes, depth * hidden)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The field at x and t, of the shape of x."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The field at x and t, of the shape of x. label: whole numbers, of leading axes of x."""
         if x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must have {self.dim} numbers a particle, got shape {tuple(x.shape)}"
             )
+        check_label(label, self.classes)
         phase = t.unsqueeze(-1) * self.t_frequencies
-        times = self.time(torch.cat([phase.sin(), phase.cos()], -1)).chunk(len(self.layers), -1)
+        times = self.time(torch.cat([phase.sin(), phase.cos()], -1))
+        if self.classes:
+            times = times + self.label(label)
+        times = times.chunk(len(self.layers), -1)
         waves = (x.unsqueeze(-1) * self.x_frequencies).flatten(-2)
         sin, cos = waves.sin(), waves.cos()
         if self.smooth is not None:
@@ -178,13 +192,17 @@ class Prediction(nn.Module):
         """ε from what the network returned. All broadcast against x. Returns ε like x."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The score at x (B, *shape) and t > 0, 0-d or of leading axes of x."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The score at x (B, *shape) and t > 0, 0-d or of leading axes of x.
+
+        label: for a net with classes, of leading axes of x, too.
+        """
         alpha, sigma = (
             value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
             for value in (self.noise_process.alpha(t), self.noise_process.sigma(t))
         )
-        return -self.noise(self.net(x, t), x, alpha, sigma) / sigma
+        output = self.net(x, t) if label is None else self.net(x, t, label)
+        return -self.noise(output, x, alpha, sigma) / sigma
 
 
 class NoisePrediction(Prediction):

@@ -19,8 +19,8 @@ INNER = 16
 """A weight is an inner matrix from so many rows and columns on; what is smaller reads or writes
 coordinates. The embedding of t, whose inputs are a few sines, is none."""
 
-EMBEDDINGS = {"time", "gain"}
-"""The names of layers that embed t."""
+EMBEDDINGS = {"time", "gain", "label"}
+"""The names of layers that embed t, or a class."""
 
 
 class Optimizers:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from diffflow_edu import schedules, zoo
 from diffflow_edu.files import write_once, write_whole
+from diffflow_edu.labels import Given
 from diffflow_edu.nets import MLP, PREDICTIONS, ResidualMLP
 from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.cnf import CNF
@@ -84,6 +85,11 @@ def save(model: Process, path: str | Path, overwrite: bool = False) -> None:
         raise FileExistsError(f"{path} exists; overwrite=True replaces it")
     if type(model) not in KINDS.values():
         raise ValueError(f"model must be one of {', '.join(KINDS)}, got {type(model).__name__}")
+    if any(isinstance(module, Given) for module in model.modules()):
+        raise ValueError(
+            "model must be the one of all classes, got one that is given a label; save the model "
+            "that .given(…) was asked of"
+        )
     plan, tensors = _taken_apart(model)
     if not _own_nets(plan):
         zoo.check_claims(plan["arguments"], tensors)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from diffflow_edu.devices import fork_rng
 from diffflow_edu.files import write_new
 from diffflow_edu.fit_data import Data, Source, check_fits, doubts, understood
 from diffflow_edu.fit_data import standardise as standardise_by
+from diffflow_edu.labels import Labels
 from diffflow_edu.learnables import check_learnables
 from diffflow_edu.optimizers import OptimizerName, make_optimizer
 from diffflow_edu.parallel import Processes
@@ -142,6 +143,8 @@ def fit(
     standardise: bool = False,
     path_steps: int | None = None,
     stop: Stop | None = None,
+    labels: Labels | Literal[True] | None = None,
+    label_dropout: float = 0.1,
 ) -> History:
     """Train any process on any data; the model ends in eval mode with averaged (EMA) weights.
 
@@ -185,6 +188,11 @@ def fit(
         Where it returns true, in any process, training ends there, and the checkpoint is written:
         the step under way is given up and leaves no trace, so that a resumed training is the one
         that was never stopped.
+    labels: of a model with classes, the label of each particle: (n,) whole numbers beside a tensor
+        of data, or True for data that have them, such as a Dataset of pairs (x, label), a density
+        of `toy` (its modes) or `images.Images`; validation data then must have them, too. The
+        model learns p(x | label) and, since the label of a share `label_dropout` of every batch is
+        left out, p(x).
 
     `model.history` is what is returned, from the first step on. An interrupt ends training early
     and leaves it, with the averaged weights, or the best ones. Threads train one after another,
@@ -203,13 +211,16 @@ def fit(
     if not (stop is None or callable(stop)):
         raise ValueError(f"stop must be callable as stop(), got {shortly(stop)}")
     _check_validation(validation, validate_every, patience)
+    _check_labels(labels, label_dropout, model)
     processes = Processes(accelerator)
     with _ONE_AT_A_TIME, torch.enable_grad():
         processes.prepare(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         like = next(iter(parameters or model.parameters()), torch.empty(0))
-        source = understood(data, like)
-        held = None if validation is None else understood(validation, like, "validation")
+        source, held = understood(data, like, "data", labels, model.classes), None
+        if validation is not None:
+            theirs = None if labels is None else True
+            held = understood(validation, like, "validation", theirs, model.classes)
         with fork_rng(like.device):
             torch.manual_seed(seed)
             said = _look_at(source, held, model, batch_size, standardise)
@@ -232,6 +243,7 @@ def fit(
         run |= {"lr": lr, "ema": ema, "clip": clip, "model": type(model).__name__}
         run |= {"optimizer": optimizer, "accumulate": accumulate, "processes": processes.count}
         run |= options
+        run |= {} if labels is None else {"label_dropout": label_dropout}
         run |= {"schedule": fingerprint(getattr(model, "schedule", None))}
         training = Training(
             run, model, copy.deepcopy(model.state_dict()), steps_with, history, [steps], like,
@@ -271,7 +283,8 @@ def fit(
                             with asking(model, stop):
                                 for _ in range(accumulate):
                                     with processes.autocast():
-                                        loss = objective(source.draw(batch_size)) / accumulate
+                                        x, told = _batch(source, batch_size, label_dropout)
+                                        loss = objective(x, **told) / accumulate
                                     loss.backward()
                                     value += loss.item()
                         except Stopped:
@@ -382,6 +395,15 @@ class _Unheard:
             f"steps, so they stayed what they were: {shown}. Does the loss depend on them? Freeze "
             "what is to stay with requires_grad_(False)."
         ]
+
+
+def _batch(source: Source, n: int, dropout: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """n particles and, as the loss takes it, the label of each; "none" for a share of them."""
+    x, label = source.batch(n)
+    if label is None:
+        return x, {}
+    dropped = torch.rand(n) < dropout
+    return x, {"label": label.masked_fill(dropped.to(label.device), source.classes)}
 
 
 def _message(what: str, value: float, step: int, total: int, lr: float) -> str:
@@ -499,6 +521,18 @@ def _check_validation(validation: Data | None, every: int, patience: int | None)
             raise ValueError("patience needs validation data, got validation=None")
 
 
+def _check_labels(labels: Any, dropout: float, model: Process) -> None:
+    if not (isinstance(dropout, Real) and 0 <= dropout <= 1):
+        raise ValueError(f"label_dropout must be from 0 to 1, got {shortly(dropout)}")
+    if labels is False:
+        raise ValueError("labels must be True, None or the label of each particle, got False")
+    if labels is not None and not model.classes:
+        raise ValueError(
+            "labels are for a model with classes, such as DiffFlow.mlp(…, classes=10); this "
+            f"{type(model).__name__} has none"
+        )
+
+
 def _look_at(
     source: Source, held: Source | None, model: Process, batch_size: int, standardise: bool
 ) -> list[str]:
@@ -599,7 +633,7 @@ class _Watch:
         self.held, self.training, self.every, self.patience = held, training, every, patience
         self.seed = seed
         torch.manual_seed(seed)
-        self.rows = held.all()
+        self.rows, self.labels = held.all()
 
     def settings(self) -> dict[str, Any]:
         """Of a checkpoint."""
@@ -634,12 +668,14 @@ class _Watch:
             history.best_step, training.best = done, ours
 
     def _mean(self, model: Process) -> float:
-        total = 0.0
-        for part in self.rows.split(self.training.run["batch_size"]):
+        total, size = 0.0, self.training.run["batch_size"]
+        for first in range(0, len(self.rows), size):
+            part = self.rows[first : first + size]
+            told = {} if self.labels is None else {"label": self.labels[first : first + size]}
             try:
-                total += float(model.bound(part).sum())
+                total += float(model.bound(part, **told).sum())
             except NotImplementedError:
-                total += float(model.loss(part)) * len(part)
+                total += float(model.loss(part, **told)) * len(part)
         return total / len(self.rows)
 
     def patience_is_over(self) -> bool:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffflow_edu.labels import ClassEmbedding, check_label
 from diffflow_edu.schedules import check_whole, shortly
 
 GROUPS = 8
@@ -64,6 +65,7 @@ class UNet(nn.Module):
     channels: C of an image. size: of `SIZES`, from "tiny", which a CPU trains, to "paper", or your
     own.
     zero_init: the last layer starts at zero, so the field does. horizon: T, the largest t.
+    classes: of a label, as for `MLP`.
 
     >>> _ = torch.manual_seed(0)
     >>> UNet(channels=1, size="tiny")(torch.randn(2, 1, 8, 8), torch.tensor(0.5)).shape
@@ -71,6 +73,7 @@ class UNet(nn.Module):
     """
 
     takes_many_times = True
+    classes = 0
 
     def __init__(
         self,
@@ -78,9 +81,11 @@ class UNet(nn.Module):
         size: str | Size = "small",
         zero_init: bool = False,
         horizon: float = 1.0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         check_whole("channels", channels)
+        check_whole("classes", classes, least=0)
         size = find_size(size)
         self.channels = channels
         self.config = {"channels": channels, "size": size, "horizon": horizon}
@@ -126,20 +131,28 @@ class UNet(nn.Module):
         if zero_init:
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)
+        if classes:
+            self.classes = self.config["classes"] = classes
+            self.label = ClassEmbedding(classes, embedding)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The field at x and t, of the shape of x."""
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The field at x and t, of the shape of x. label: whole numbers, of leading axes of x."""
         side = 2 ** (self.levels - 1)
         if x.ndim < 4 or x.shape[-3] != self.channels or min(x.shape[-2:]) < side:
             raise ValueError(
                 f"x must be images (..., {self.channels}, H, W) with H, W ≥ {side}, got "
                 f"{tuple(x.shape)}"
             )
+        check_label(label, self.classes)
         leading = x.shape[:-3]
         t = t[(..., *[0] * (t.ndim - len(leading)))]  # all pixels of an image have one time
         phase = t.unsqueeze(-1) * self.t_frequencies
-        time = self.time(torch.cat([phase.sin(), phase.cos()], -1))
-        if t.ndim:
+        waves = torch.cat([phase.sin(), phase.cos()], -1)
+        if self.classes:
+            time = self.time[-1](self.time[:-1](waves) + self.label(label))
+        else:
+            time = self.time(waves)
+        if time.ndim > 1:
             time = time.expand(*leading, -1).flatten(0, -2)
         h = self.first(F.pixel_unshuffle(x.flatten(0, -4), self.patch))
         skips = [h]

@@ -84,7 +84,7 @@ def test_what_is_not_such_an_image_is_refused(x, message):
 
 @pytest.mark.parametrize("size", ["huge", 3])
 def test_an_unknown_size_is_refused(size):
-    with pytest.raises(ValueError, match="one of tiny, tiny2, small, paper or a Size, got"):
+    with pytest.raises(ValueError, match="one of tiny, .*, paper or a Size, got"):
         UNet(1, size)
 
 

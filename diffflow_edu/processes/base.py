@@ -178,6 +178,9 @@ class Process(nn.Module):
     bound_is_exact = False
     """Whether `bound` is −log p itself, as for flows."""
 
+    classes = 0
+    """How many classes a `label` may name; most processes take none."""
+
     _shape: tuple[int, ...] | None = None
     _seen: tuple[int, ...] | None = None
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffflow_edu.devices import cast_like
+from diffflow_edu.labels import Labels, only
 from diffflow_edu.nets import MLP, PREDICTIONS
 from diffflow_edu.processes.base import Field, generator_for
 from diffflow_edu.processes.diffflow import DiffFlow, check_schedule
@@ -123,14 +124,16 @@ class DDPM(DiffFlow):
         learn_backward_std: bool = False,
         prediction: Literal["noise", "x0", "v"] = "noise",
         smooth: bool = False,
+        classes: int = 0,
     ) -> DDPM:
         """The model of this course for points in ℝ^dim: one MLP; `prediction` is what it says.
 
-        smooth: it has no detail much finer than the noise at its t, see `MLP`.
+        smooth: it has no detail much finer than the noise at its t, see `MLP`. classes: that a
+        `label` may name.
         """
         check_schedule(schedule)
         blur = schedule.noise_process if smooth else None
-        net = MLP(dim, hidden, horizon=float(schedule.times[-1]), smooth=blur)
+        net = MLP(dim, hidden, horizon=float(schedule.times[-1]), smooth=blur, classes=classes)
         return cls(net, schedule, prediction, learn_backward_std, shape=(dim,))
 
     @classmethod
@@ -141,11 +144,15 @@ class DDPM(DiffFlow):
         size: str | Size = "small",
         learn_backward_std: bool = False,
         prediction: Literal["noise", "x0", "v"] = "noise",
+        classes: int = 0,
     ) -> DDPM:
-        """The model for images of a shape (C, H, W): one U-Net; `prediction` is what it says."""
+        """The model for images of a shape (C, H, W): one U-Net; `prediction` is what it says.
+
+        classes: that a `label` may name.
+        """
         check_schedule(schedule)
         check_image_shape(shape)
-        net = UNet(shape[0], size, horizon=float(schedule.times[-1]))
+        net = UNet(shape[0], size, horizon=float(schedule.times[-1]), classes=classes)
         net.shape = tuple(shape)  # a U-Net takes any size: it is told ours
         return cls(net, schedule, prediction, learn_backward_std, shape=tuple(shape))
 
@@ -191,7 +198,7 @@ class DDPM(DiffFlow):
         noise = self.schedule.noise_process
         return (x + noise.sigma(t).square() * self.score_at(x, t)) / noise.alpha(t)
 
-    def loss(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def loss(self, x: Tensor, noise: Tensor | None = None, label: Labels | None = None) -> Tensor:
         """An unbiased estimate of the mean of `bound`, in nats, 0-d, without simulating paths.
 
         Given x_0 the path term of every step is a divergence of two Gaussians,
@@ -202,15 +209,20 @@ class DDPM(DiffFlow):
         i = 0 nothing is left of the first Gaussian, and the cross entropy is −log p_B(x_0 | x_1).
 
         x: (B, *shape). noise: (N, B, *shape) simulates whole paths instead, as `bound` does.
+        label: as in `bound`.
         """
+        if label is not None:
+            return self.given(label).loss(x, noise)
         if noise is not None:
             return self.bound(x, noise).mean()
         c, x = self._checked(x, noise)
         # The order is drawn, for x may be sorted; particles return if there are fewer than steps.
         copies = math.ceil(c.steps / len(x))
         order = torch.randperm(copies * len(x), device=x.device) % len(x)
-        x_0 = x[order[: len(order) // c.steps * c.steps]].unflatten(0, (c.steps, -1))
-        squares, constants = self._divergences(c, x_0, torch.randn_like(x_0), slice(0, c.steps))
+        chosen = order[: len(order) // c.steps * c.steps].unflatten(0, (c.steps, -1))
+        x_0 = x[chosen]
+        with only(chosen):
+            squares, constants = self._divergences(c, x_0, torch.randn_like(x_0), slice(0, c.steps))
         end_square, end = self._prior(c, x)
         return (
             squares.mean(1).sum()
@@ -235,7 +247,8 @@ class DDPM(DiffFlow):
             steps = slice(first, min(first + rows, c.steps))
             x_0 = x.expand(steps.stop - first, *x.shape)
             noise = torch.randn(x_0.shape, generator=generator, dtype=x.dtype, device=x.device)
-            squares, constants = self._divergences(c, x_0, noise, steps)
+            with only(torch.arange(len(x)).expand(x_0.shape[:2])):
+                squares, constants = self._divergences(c, x_0, noise, steps)
             parts.append(squares + constants.to(x)[:, None])
         terms = torch.cat(parts)
         end_square, end = self._prior(c, x)
@@ -285,4 +298,8 @@ class DDPM(DiffFlow):
         """The score of x (N, m, *shape), row by row at times (N,)."""
         if getattr(self.score, "takes_many_times", False):
             return self.score(x, times.reshape(-1, *[1] * (x.ndim - 2)))
-        return torch.stack([self.score_at(x[i], t) for i, t in enumerate(times)])
+        scores = []
+        for i, t in enumerate(times):
+            with only(i):
+                scores.append(self.score_at(x[i], t))
+        return torch.stack(scores)

@@ -12,6 +12,7 @@ names the coefficients k, h, s, e, b of a step.
 
 from __future__ import annotations
 
+import copy
 import math
 from numbers import Real
 from typing import Literal
@@ -20,6 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu.devices import cast_like
+from diffflow_edu.labels import (
+    Given,
+    Labels,
+    as_labels,
+    bare,
+    check_count,
+    check_guidance,
+    classes_of,
+)
 from diffflow_edu.nets import MLP, NoisePrediction
 from diffflow_edu.processes.adjoint import path_bound, path_loss, some_steps
 from diffflow_edu.processes.base import (
@@ -44,6 +54,10 @@ class DiffFlow(Process):
     schedule: the time grid and step coefficients.
     learn_backward_std: learn one backward standard deviation a step, starting at the schedule's.
     shape: of one particle, for `sample`; by default what the networks tell, or the data they see.
+
+    Where the networks know classes, the model is one of all data and one of each class at once:
+    bound, log_prob, encode, sample and decode take a `label`, see `given`. Without one, the model
+    is that of all data.
 
     >>> _ = torch.manual_seed(0)
     >>> model = DiffFlow.mlp(Schedule.log_snr(steps=10))
@@ -70,6 +84,11 @@ class DiffFlow(Process):
             if not callable(field):
                 raise ValueError(f"{name} must be callable as {name}(x, t), got {shortly(field)}")
         check_schedule(schedule)
+        if 0 < classes_of(drift) != classes_of(score) > 0:
+            raise ValueError(
+                "drift and score must know the same classes, got "
+                f"{classes_of(drift)} and {classes_of(score)}"
+            )
         self.drift = drift
         self.score = score
         self.schedule = schedule
@@ -88,13 +107,15 @@ class DiffFlow(Process):
         hidden: int = 128,
         learn_backward_std: bool = False,
         smooth: bool = False,
+        classes: int = 0,
     ) -> DiffFlow:
         """The model of this course for points in ℝ^dim: two MLPs; the drift starts at zero.
 
-        smooth: neither has detail much finer than the noise at its t, see `MLP`.
+        smooth: neither has detail much finer than the noise at its t, see `MLP`. classes: that a
+        `label` may name.
         """
         check_schedule(schedule)
-        options = {"horizon": float(schedule.times[-1])}
+        options = {"horizon": float(schedule.times[-1]), "classes": classes}
         options["smooth"] = schedule.noise_process if smooth else None
         drift = MLP(dim, hidden, zero_init=True, **options)
         score = NoisePrediction(MLP(dim, hidden, **options), schedule.noise_process)
@@ -108,19 +129,68 @@ class DiffFlow(Process):
         size: str | Size = "small",
         learn_backward_std: bool = False,
         drift_size: str | Size | None = None,
+        classes: int = 0,
     ) -> DiffFlow:
         """The model for images of a shape (C, H, W): two U-Nets; the drift starts at zero.
 
         size, drift_size: of the score's U-Net and the drift's, by default as large. Training walks
         every path with the drift, so a smaller one saves more than its share of the weights.
+        classes: that a `label` may name.
         """
         check_schedule(schedule)
         check_image_shape(shape)
-        horizon = float(schedule.times[-1])
-        drift = UNet(shape[0], drift_size or size, zero_init=True, horizon=horizon)
-        score = NoisePrediction(UNet(shape[0], size, horizon=horizon), schedule.noise_process)
+        options = {"horizon": float(schedule.times[-1]), "classes": classes}
+        drift = UNet(shape[0], drift_size or size, zero_init=True, **options)
+        score = NoisePrediction(UNet(shape[0], size, **options), schedule.noise_process)
         drift.shape = score.shape = tuple(shape)  # a U-Net takes any size: it is told ours
         return cls(drift, score, schedule, learn_backward_std, shape=tuple(shape))
+
+    # By class ------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> int:
+        """How many classes the networks know; 0 where they take no label."""
+        return classes_of(self.score) or classes_of(self.drift)
+
+    def given(self, label: Labels | None, guidance: float = 0.0) -> DiffFlow:
+        """The model of a class: the same networks, held, not copied, with the label bound to them.
+
+        It is a process like any other, to be sampled, played and measured; to calibrate it is to
+        calibrate this one.
+
+        label: 0 … classes − 1, for all particles, or one for each, (B,), and then for as many only.
+            `classes` is "none", the model of all data, and so is None.
+        guidance: w, 0 or more. The score is then (1 + w) s(x|y) − w s(x|none), at two evaluations
+            of its network (Ho and Salimans 2022): w sharpens what tells the class from others, at
+            the price of variety. The drift is that of the class.
+
+        Raises ValueError for a model without classes, for labels that are none of them, and for
+        guidance without a label.
+
+        >>> _ = torch.manual_seed(0)
+        >>> model = DiffFlow.mlp(Schedule.log_snr(steps=10), classes=5)
+        >>> model.given(3).sample(2, seed=0)
+        Trajectory(10 steps, 2 particles of shape (2,))
+        >>> model.sample(2, seed=0, label=[3, 4], guidance=1.0).start.shape
+        torch.Size([2, 2])
+        """
+        check_guidance(guidance)
+        drift, score = bare(self.drift), bare(self.score)
+        if label is None and guidance:
+            raise ValueError(f"guidance needs a label to guide to, got guidance={guidance:g} alone")
+        if label is not None:
+            if not self.classes:
+                raise ValueError(
+                    f"label is for a model with classes, such as {type(self).__name__}.mlp(…, "
+                    f"classes=10), and this one has none; got {shortly(label)}"
+                )
+            label = as_labels(label, self.classes).to(self.log_b_ratio.device)
+            drift = Given(drift, label) if classes_of(drift) else drift
+            score = Given(score, label, float(guidance)) if classes_of(score) else score
+        model = copy.copy(self)
+        model._modules = dict(self._modules)
+        model.drift, model.score = drift, score
+        return model
 
     # Everything that is asked of a model at one step is in the units of its networks, whatever its
     # standardisation.
@@ -183,6 +253,7 @@ class DiffFlow(Process):
         noise: Tensor | None = None,
         gradient: Literal["adjoint", "autograd"] = "adjoint",
         seed: Seed = None,
+        label: Labels | None = None,
     ) -> Tensor:
         """−log p(x) at most, one path a particle, in nats (equations 13 to 16, constants kept).
 
@@ -196,11 +267,14 @@ class DiffFlow(Process):
             keeps everything. Same gradient.
         seed: of the path, that of `encode(x, seed)`, on the model's own grid; the global generator
             is then left alone. A sequence has one for each particle.
+        label: of the class whose −log p(x | label) is bounded, or of each particle's; see `given`.
         Returns (B,). Without a seed a flexible grid is drawn anew in training mode, and fixed after
         `eval()`. Raises ValueError where both noise and seed are given.
         """
         if gradient not in ("adjoint", "autograd"):
             raise ValueError(f"gradient must be 'adjoint' or 'autograd', got {shortly(gradient)}")
+        if label is not None:
+            return self.given(label).bound(x, noise, gradient, seed)
         if gradient == "adjoint":
             _check_repeatable(self)
         schedule, x = self._checked(x, noise, seed)
@@ -219,13 +293,22 @@ class DiffFlow(Process):
             x = x_next
         return bound - standard_normal_log_prob(x)
 
-    def loss(self, x: Tensor, noise: Tensor | None = None, path_steps: int | None = None) -> Tensor:
+    def loss(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        path_steps: int | None = None,
+        label: Labels | None = None,
+    ) -> Tensor:
         """The mean of `bound` over the batch, in nats, 0-d: the cheapest way to a gradient.
 
         path_steps: so many of the N backward steps count, drawn anew each time and weighted so
             that value and gradient keep their means. The score is evaluated for them alone, which
             is cheaper where it is the larger network, and noisier.
+        label: as in `bound`.
         """
+        if label is not None:
+            return self.given(label).loss(x, noise, path_steps)
         _check_repeatable(self)
         schedule, x = self._checked(x, noise)
         if path_steps is None or path_steps == schedule.steps:
@@ -237,18 +320,27 @@ class DiffFlow(Process):
             )
         return path_loss(self, schedule, x, noise, some_steps(schedule.steps, path_steps))
 
-    def log_prob(self, x: Tensor, seed: int | None = None, **options) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        seed: int | None = None,
+        *,
+        label: Labels | None = None,
+        guidance: float = 0.0,
+        **options,
+    ) -> Tensor:
         """log p(x) of the probability flow in nats, by its ODE (equation 17 at λ = 0).
 
         Another density than the chain's, whose −log p `bound` bounds, unless the score is exact.
-        x: (B, *shape). seed: of the probes, where there are any. options: those of
-        `likelihood.ProbabilityFlow`, such as solver, trace, start and between. Returns (B,);
-        `model.evaluations` then tells how often the ODE's field was evaluated.
+        x: (B, *shape). seed: of the probes, where there are any. label, guidance: of the class
+        whose flow it is, see `given`. options: those of `likelihood.ProbabilityFlow`, such as
+        solver, trace, start and between. Returns (B,); `model.evaluations` then tells how often
+        the ODE's field was evaluated.
         """
         # Imported here, since that module builds on this one.
         from diffflow_edu.processes.likelihood import ProbabilityFlow
 
-        flow = ProbabilityFlow(self, **options)
+        flow = ProbabilityFlow(self._asked(label, guidance), **options)
         log_p = flow.log_prob(x, seed)
         self.evaluations = flow.evaluations
         return log_p
@@ -286,15 +378,28 @@ class DiffFlow(Process):
     def _check_data(self, x: Tensor, name: str = "x") -> None:
         # Not the backward std: it stays in its own dtype where the fields are foreign callables.
         check_data(x, (p for p in self.parameters() if p is not self.log_b_ratio), name)
+        self._check_count(len(x))
+
+    def _check_count(self, n: int) -> None:
+        """Raise a ValueError where labels are bound for another number of particles than n."""
+        for field in (self.drift, self.score):
+            check_count(field, n)
+
+    def _asked(self, label: Labels | None, guidance: float = 0.0) -> DiffFlow:
+        """The model that is asked for: this one, where no label is named."""
+        return self if label is None and guidance == 0 else self.given(label, guidance)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, seed: Seed = None) -> None:
+    def calibrate(self, x: Tensor, seed: Seed = None, label: Labels | None = None) -> None:
         """Set every backward std to the best for this network and the data x (B, *shape).
 
         With the means fixed, the bound d log b_i + E‖x_i − mean_i‖²/(2 b_i²) is least at
         b_i² = E‖x_i − mean_i‖²/d. Estimated from B particles, that costs N/(2B) nats on others:
-        give it many more particles than steps. seed: of the paths, as in `encode`.
+        give it many more particles than steps. seed: of the paths, as in `encode`. label: of the
+        particles; there is one backward std for all classes.
         """
+        if label is not None:
+            return self.given(label).calibrate(x, seed)
         x = self._enter(x)
         draw = Normals(seed, x.shape, x)
         for i in range(self.schedule.steps):
@@ -307,12 +412,20 @@ class DiffFlow(Process):
 
     @torch.no_grad()
     def encode(
-        self, x: Tensor, seed: Seed = None, *, keep: Keep = "all", batch: int | None = None
+        self,
+        x: Tensor,
+        seed: Seed = None,
+        *,
+        keep: Keep = "all",
+        batch: int | None = None,
+        label: Labels | None = None,
     ) -> Trajectory:
         """Carry data x (B, *shape) to noise by equation 11.
 
-        seed, keep, batch: as in `sample`.
+        seed, keep, batch, label: as in `sample`.
         """
+        if label is not None:
+            return self.given(label).encode(x, seed, keep=keep, batch=batch)
         x = self._enter(x)
         draw, walk = Normals(seed, x.shape, x), Walk(x, self.schedule.steps, keep, batch)
         for i in range(self.schedule.steps):
@@ -330,6 +443,8 @@ class DiffFlow(Process):
         *,
         keep: Keep = "all",
         batch: int | None = None,
+        label: Labels | None = None,
+        guidance: float = 0.0,
     ) -> Trajectory:
         """Carry n particles from N(0, I) to data by equation 12.
 
@@ -340,9 +455,14 @@ class DiffFlow(Process):
         last_noise: whether the last step adds noise; without, it is the mean (Tweedie's formula).
         keep: "end" holds the two ends alone, times (0, T), whatever N; batch: how many particles go
             through the networks at a time. Neither changes a sample, but for rounding by `batch`.
+        label: the class of all, or (n,) one for each. guidance: w. See `given`.
         """
+        if label is not None or guidance:
+            how = {"keep": keep, "batch": batch}
+            return self.given(label, guidance).sample(n, seed, shape, lam, last_noise, **how)
         check_whole("n", n)
         check_lam(lam)
+        self._check_count(n)
         shape = self.shape if shape is None else shape
         check_shape(shape)
         draw = Normals(seed, (n, *shape), self.log_b_ratio)
@@ -358,6 +478,8 @@ class DiffFlow(Process):
         *,
         keep: Keep = "all",
         batch: int | None = None,
+        label: Labels | None = None,
+        guidance: float = 0.0,
     ) -> Trajectory:
         """Carry given noise z (B, *shape) to data by equation 12; `sample` draws its own.
 
@@ -365,6 +487,9 @@ class DiffFlow(Process):
         `samplers.ddim_encode` to the data. seed: of the noise on the way. The others are those of
         `sample`.
         """
+        if label is not None or guidance:
+            how = {"keep": keep, "batch": batch}
+            return self.given(label, guidance).decode(z, seed, lam, last_noise, **how)
         self._check_data(z, "z")
         check_lam(lam)
         return self._back(z, Normals(seed, z.shape, z), lam, last_noise, keep, batch)

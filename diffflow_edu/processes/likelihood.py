@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from diffflow_edu.devices import cast_like, double
+from diffflow_edu.labels import bare, only
 from diffflow_edu.nets import DataPrediction
 from diffflow_edu.processes.base import (
     Field,
@@ -277,7 +278,7 @@ class ProbabilityFlow(CNF):
         _check_model(model)
         fields = Between(model, between)
         if start is None:
-            predicts_data = isinstance(model.score, DataPrediction) and fields.how == "ask"
+            predicts_data = isinstance(bare(model.score), DataPrediction) and fields.how == "ask"
             start = float(model.schedule.times[1]) / 10 if predicts_data else 0.0
         horizon = float(model.schedule.times[-1])
         if not (isinstance(start, Real) and 0 <= start < horizon):
@@ -382,8 +383,9 @@ def path_bounds(model: DiffFlow, x: Tensor, samples: int, seed: int | None = Non
                 torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
                 for _ in range(paths)
             ]
-            several = x.repeat(paths, *[1] * (x.ndim - 1))
-            bounds += model.bound(several, torch.cat(noise, 1)).chunk(paths)
+            several = torch.arange(len(x)).repeat(paths)
+            with only(several):
+                bounds += model.bound(x[several], torch.cat(noise, 1)).chunk(paths)
     finally:
         model.train(training)
     return torch.stack(bounds)

@@ -7,13 +7,14 @@ the result (but for rounding: a matrix product may sum in another order in anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffflow_edu.labels import only
 from diffflow_edu.processes.base import generator_for
 from diffflow_edu.schedules import check_seed, check_whole, shortly
 
@@ -120,14 +121,21 @@ class Walk:
 
     def ask(self, field: Callable[[Tensor], Tensor]) -> Tensor:
         """field(x) like x (B, *shape), a batch at a time."""
-        parts = [field(part) for part in self.x.split(self.batch)]
+        parts = []
+        for part in self._parts():
+            with only(part):
+                parts.append(field(self.x[part]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _write(self, source: Tensor, step: Callable[..., Tensor], noises: tuple) -> None:
-        for first in range(0, len(source), self.batch):
-            part = slice(first, first + self.batch)
+        for part in self._parts():
             given = (None if noise is None else noise[part] for noise in noises)
-            self.states[self.place, part] = step(source[part], *given)
+            with only(part):
+                self.states[self.place, part] = step(source[part], *given)
+
+    def _parts(self) -> Iterator[slice]:
+        for first in range(0, self.states.shape[1], self.batch):
+            yield slice(first, first + self.batch)
 
     def times(self, times: Tensor) -> Tensor:
         """Of the states that were kept, like x. times: (N + 1,), of all."""

@@ -69,6 +69,11 @@ class Density:
         raw = self._raw_sample(int(n), generator)
         return ((raw - self.shift) / self.scale).float()
 
+    def sample_labelled(self, n: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """What `sample` draws, (n, 2), and for each point its `mode`, (n,) int64."""
+        x = self.sample(n, seed)
+        return x, self.mode(x)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """The exact log density in nats. x: (n, 2) float. Returns (n,) in x's dtype.
 
