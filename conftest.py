@@ -21,11 +21,12 @@ os.environ.pop("MPLBACKEND", None)
 # pretended device, which is registered for good, in a process that is not its own.
 collect_ignore_glob = ["notebooks/*.py", "tests/device/*.py"]
 
-# With workers (pytest -n), the units of work that take longest come first, so that no worker is
-# left alone with one of them at the end.
-BROWSER = "tests/browser/"
+# With workers (pytest -n): the folders whose tests share what is slow to start, JupyterLab with a
+# browser and a notebook that was built; and what takes longest, hence comes first, so that no
+# worker is left alone with it at the end.
+TOGETHER = ("tests/browser/", "tests/notebooks/")
 LONGEST = (
-    BROWSER,
+    "tests/browser/",
     "tests/test_on_a_device.py",
     "tests/test_zoo_quality.py",
     "tests/test_scale.py",
@@ -84,15 +85,14 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def unit(nodeid: str) -> str:
-    """The tests that one worker runs: a file's, or all that share JupyterLab and a browser."""
+    """The file, or the folder, whose tests one worker runs."""
     file = nodeid.partition("::")[0]
-    return BROWSER if file.startswith(BROWSER) else file
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
 
 def place(nodeid: str) -> int:
-    """Where in the queue a test's unit stands."""
-    ranks = [rank for rank, name in enumerate(LONGEST) if unit(nodeid).startswith(name)]
-    return ranks[0] if ranks else len(LONGEST)
+    """Where in the queue a test stands."""
+    return next((i for i, name in enumerate(LONGEST) if nodeid.startswith(name)), len(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)
