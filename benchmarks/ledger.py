@@ -58,7 +58,7 @@ from typing import Any
 import torch
 
 from benchmarks.children import run_all
-from benchmarks.records import write_json
+from benchmarks.records import once, write_json
 from benchmarks.shipped import sha256
 from benchmarks.toy import (
     MACHINES,
@@ -816,18 +816,6 @@ def title(weights: Weights) -> str:
     return "/".join(map(str, weights))
 
 
-def once(path: Path, measure: Callable[[], Any], weights: str | None = None) -> dict[str, Any]:
-    """What is in the file, if found on these weights; else it is measured, and left there."""
-    if path.exists():
-        entry = json.loads(path.read_text("utf-8"))
-        if entry.get("weights") == weights:
-            return entry
-    print("measuring", path.stem, flush=True)
-    entry = {"weights": weights, "found": measure()}
-    write_json(path, entry)
-    return entry
-
-
 def measured_in(folder: Path) -> dict[str, Any]:
     """Every measurement, from the folder where it is there, and left there otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -836,13 +824,15 @@ def measured_in(folder: Path) -> dict[str, Any]:
             title(w): once(
                 folder / f"{part}--{'--'.join(map(str, w))}.json",
                 lambda measure=measure, w=w: measure(*w),
-                sha256(*w),
+                weights=sha256(*w),
             )
             for w in wanted
         }
         for part, (measure, wanted) in MEASUREMENTS.items()
     }
-    return found | {"theorem one": once(folder / "theorem--one.json", measure_theorem_one)}
+    return found | {
+        "theorem one": once(folder / "theorem--one.json", measure_theorem_one, weights=None)
+    }
 
 
 def twenty_in(folder: Path, trainings: int) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ script needs for a picture after the slider's event, "slider" the time until the
 frame, which shows it: a frame of 16.7 ms is its floor; "fps" counts frames while the player plays.
 "bytes" is what comes through the kernel's socket while the cell runs, the film strip included;
 "play_cpu" the processor time of `play` and of its film strip. Every number is the median of several
-rounds, and the range between them is given.
+rounds, and the range between them is given. Finished rounds are kept in runs/player, and not
+measured again on the same commit, machine and browser.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from typing import Any
 import torch
 from playwright.sync_api import Browser, Locator, sync_playwright
 
-from benchmarks.records import write_json
+from benchmarks.records import once, write_json
+from benchmarks.train_zoo import current_commit
 from diffflow_edu.player import Player
 from tests.browser.conftest import CHROMIUM, FLAGS, Lab, end_kernels, open_in, serving
 
 RESULTS = Path(__file__).parent / "results" / "player.json"
+RUNS = Path("runs") / "player"
 ROUNDS = 3
 
 SETUP = """
@@ -187,6 +190,12 @@ def in_python(cell: str) -> tuple[Player, dict[str, float]]:
     return names["p"], {"play_cpu_s": time.process_time() - start}
 
 
+def one_round(lab: Lab, browser: Browser, cell: str) -> dict[str, dict[str, float]]:
+    player, cost = in_python(cell)
+    page = on_the_saved_page(browser, player)
+    return {"python": cost, "saved page": page, "JupyterLab": in_jupyterlab(lab, browser, cell)}
+
+
 def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
     """The median of each number and its range."""
     columns = {name: [each[name] for each in rounds] for name in rounds[0]}
@@ -201,7 +210,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = []
+    commit, rows = current_commit(), []
     with (
         sync_playwright() as engine,
         tempfile.TemporaryDirectory() as room,
@@ -210,15 +219,14 @@ def main() -> None:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         in_python(CELLS["many"])  # matplotlib's first figure is slower than the next
         for name, cell in CELLS.items():
-            python, page, notebook = [], [], []
-            for _ in range(ROUNDS):
-                player, cost = in_python(cell)
-                python.append(cost)
-                page.append(on_the_saved_page(browser, player))
-                notebook.append(in_jupyterlab(lab, browser, cell))
-                print(name, python[-1], page[-1], notebook[-1], sep="\n  ", flush=True)
-            parts = {"python": python, "saved page": page, "JupyterLab": notebook}
-            measured = {where: summary(rounds) for where, rounds in parts.items()}
+            rounds = []
+            for number in range(ROUNDS):
+                path = RUNS / f"{name}-{number}.json"
+                here = {"commit": commit, "machine": platform.node(), "chromium": browser.version}
+                entry = once(path, lambda cell=cell: one_round(lab, browser, cell), **here)
+                rounds.append(entry["found"])
+                print(name, rounds[-1], sep="\n  ", flush=True)
+            measured = {where: summary([each[where] for each in rounds]) for where in rounds[0]}
             rows.append({"player": name, "panels x particles x frames": SIZES[name]} | measured)
         version = browser.version
         browser.close()

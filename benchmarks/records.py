@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 def read_json(path: Path) -> dict[str, Any]:
     """What is there; nothing where there is no file yet."""
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def once(path: Path, measure: Callable[[], Any], **of: str | None) -> dict[str, Any]:
+    """What is in the file, if it was found of the same; else it is measured, and left there.
+
+    So an interruption loses no part that was finished. of: what the part depends on, such as the
+    commit, or the weights; it stands in the file beside "found".
+    """
+    entry = read_json(path)
+    if "found" in entry and entry == of | {"found": entry["found"]}:
+        return entry
+    print("measuring", path.stem, flush=True)
+    entry = of | {"found": measure()}
+    write_json(path, entry)
+    return entry
 
 
 def ship_run(folder: Path, record: dict[str, Any], half: bool = False) -> Path:

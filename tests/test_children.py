@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from benchmarks import children, dial, grids, toy
+from benchmarks import children, dial, grids, time_to_leak, toy
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,3 +88,58 @@ def test_a_benchmark_that_needs_its_neighbours_is_nowhere_called_as_a_script():
     for name in named:
         code = (ROOT / "benchmarks" / f"{name}.py").read_text()
         assert not re.search(r"^\s*(from|import) benchmarks", code, re.MULTILINE), name
+
+
+def test_an_interrupted_benchmark_keeps_what_was_finished_and_goes_on(tmp_path, monkeypatch):
+    calls = []
+
+    def ours(steps, seed):
+        calls.append((steps, seed))
+        if (steps, seed) == (2, 1) and calls.count((2, 1)) == 1:
+            raise KeyboardInterrupt
+        return {"updates": steps, "leak": 0.01 if steps == 2 else 0.5, "cpu_seconds": 1.0}
+
+    public = [{"updates": 1, "leak": 0.9}]
+    for name, value in {
+        "ours": ours, "public_recipe": lambda seed: calls.append("public") or public,
+        "LENGTHS": (1, 2, 3), "SEEDS": (0, 1), "RUNS": tmp_path / "runs",
+        "RESULTS": tmp_path / "time_to_leak.json",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(time_to_leak, name, value)
+    monkeypatch.setattr(sys, "argv", ["time_to_leak", "--commit", "abc"])
+    with pytest.raises(KeyboardInterrupt):
+        time_to_leak.main()
+    time_to_leak.main()
+    assert calls == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 1), "public"]
+    record = json.loads((tmp_path / "time_to_leak.json").read_text("utf-8"))
+    assert record["ours"]["updates"] == 2 and len(record["ours"]["rows"]) == 4
+    assert record["public"]["rows"] == public
+    monkeypatch.setattr(sys, "argv", ["time_to_leak", "--commit", "another"])
+    time_to_leak.main()
+    assert len(calls) == 6 + 5  # another commit's numbers are not these
+
+
+def test_rounds_of_the_player_s_benchmark_outlive_an_interruption(tmp_path, monkeypatch):
+    player = pytest.importorskip("benchmarks.player", reason="playwright is not installed")
+    calls, kinds = [], ("python", "saved page", "JupyterLab")
+
+    def one_round(lab, browser, cell):
+        calls.append(cell)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return {kind: {"fps": float(len(calls))} for kind in kinds}
+
+    engine = MagicMock()
+    engine.return_value.__enter__.return_value.chromium.launch.return_value.version = "9"
+    for name, value in {
+        "one_round": one_round, "sync_playwright": engine, "serving": MagicMock(),
+        "in_python": lambda cell: None, "RUNS": tmp_path, "RESULTS": tmp_path / "player.json",
+        "current_commit": lambda: "abc",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(player, name, value)
+    with pytest.raises(KeyboardInterrupt):
+        player.main()
+    player.main()
+    assert len(calls) == 2 * player.ROUNDS + 1
+    rows = json.loads((tmp_path / "player.json").read_text("utf-8"))["rows"]
+    assert [row["saved page"]["fps"]["range"] for row in rows] == [[1.0, 3.0], [5.0, 7.0]]
