@@ -38,8 +38,10 @@ def train(
 ) -> None:
     """Train an image model in a folder, or go on there.
 
-    Ctrl-C, SIGTERM and --minutes stop it between two steps; the same command goes on. (A second
-    Ctrl-C does not wait for the step.) At every checkpoint it looks at bits/dim of pictures kept
+    Ctrl-C, SIGTERM and --minutes stop it within seconds, in the middle of a step, which is made
+    anew later; the same command goes on. (A second Ctrl-C does not wait.) A run goes on past its
+    last stage where --steps has more values at the end, such as 10 30 after 10, and --updates as
+    many a value: twice as many for two. At every checkpoint it looks at bits/dim of pictures kept
     from training and at a sheet of samples (FOLDER/looks.json, FOLDER/samples, TensorBoard logs in
     FOLDER/logs).
 
@@ -58,7 +60,9 @@ def train(
     accelerator.end_training()  # or threads of the group may outlive the interpreter
     if not accelerator.is_main_process:
         return
-    if model is None:
+    if model is None and not any(folder.glob("stage-*")):
+        print("Stopped before the first training step was done; the same command starts again.")
+    elif model is None:
         print(f"Stopped; the same command goes on. Checkpoints are in {folder}.")
     else:
         print(f"Trained: {folder / 'model.safetensors'}")

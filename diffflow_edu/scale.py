@@ -9,7 +9,10 @@ A run lives in a folder:
     samples/…png, logs/       pictures and TensorBoard logs made on the way
     lock                      held by the process that trains here, if any
 
-Training may be stopped at any time, by Ctrl-C, SIGTERM or `minutes`; the same command goes on.
+Training may be stopped at any time, by Ctrl-C, SIGTERM or `minutes`; the same command goes on. It
+ends within a part of one network's evaluation: a training step under way is given up and leaves no
+trace. With more values of N at the end of `steps`, and as many updates a value, a run goes on past
+its last stage.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from diffflow_edu.processes.base import Process
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
+from diffflow_edu.stopping import Stopped, asking
 from diffflow_edu.training import fit
 from diffflow_edu.unet import UNet, find_size
 
@@ -75,7 +79,8 @@ class Config:
     drift_size: str | None = None
     """of DiffFlow's drift alone; None: as large as the score's"""
     steps: tuple[int, ...] = (30,)
-    """N; several, such as 10 20 30, train with few steps first (progressive training)"""
+    """N; several, such as 10 20 30, train with few steps first (progressive training); a run goes
+    on where more are put at the end, the same N again for more updates"""
     updates: int = 10_000
     """training steps in all, shared evenly among the values of N; the last take what is over"""
     warm_start: int = 0
@@ -184,7 +189,8 @@ def train(
 ) -> Process | None:
     """Train what the config says, or go on where the folder says that training stands.
 
-    minutes: stop cleanly after so many; the next call goes on. look_every: training steps between
+    minutes: stop cleanly after so many; the next call goes on. A call whose time was up before its
+    first training step still makes that one. look_every: training steps between
     checkpoints; each is looked at: bits/dim of pictures kept from training, a sheet of samples.
     accelerator: of accelerate; by default one that finds the GPU by itself. keep: the newest so
     many checkpoints of a stage stay.
@@ -236,6 +242,7 @@ def _train(
 
     model: Process | None = None
     with _terminated() as terminated:
+        stop = _Stop(terminated, end)
         for stage, steps in enumerate(config.steps):
             recipe = config.recipe(steps, data.shape, measured)
             finished = folder / f"stage-{stage}.safetensors"
@@ -252,33 +259,38 @@ def _train(
             model.to(memory_format=layout(accelerator.device, config.precision))
             warm_start = config.warm_start if stage == 0 else 0
             updates = config.updates_of(stage)
-            watch = Watch(folder, stage, card, data, held, look_every, accelerator)
-            with compiled(model, config.compile):
-                history = fit(
-                    model,
-                    data,
-                    steps=updates,
-                    warm_start=warm_start,
-                    batch_size=config.batch_size,
-                    accumulate=config.accumulate,
-                    lr=config.lr,
-                    ema=config.ema,
-                    seed=config.seed,
-                    accelerator=accelerator,
-                    path_steps=config.path_steps and min(config.path_steps, steps),
-                    checkpoint=watch.checkpoint,
-                    checkpoint_every=look_every,
-                    checkpoint_keep=keep,
-                    callback=lambda step, _, w=watch: (
-                        w.look(step) or terminated.is_set() or time.monotonic() > end
-                    ),
-                )
-            if len(history.loss) < warm_start + updates:
+            watch = Watch(folder, stage, card, data, held, look_every, accelerator, stop)
+            stop.patient = stop.time_is_up()
+            try:
+                with compiled(model, config.compile):
+                    history = fit(
+                        model,
+                        data,
+                        steps=updates,
+                        warm_start=warm_start,
+                        batch_size=config.batch_size,
+                        accumulate=config.accumulate,
+                        lr=config.lr,
+                        ema=config.ema,
+                        seed=config.seed,
+                        accelerator=accelerator,
+                        path_steps=config.path_steps and min(config.path_steps, steps),
+                        checkpoint=watch.checkpoint,
+                        checkpoint_every=look_every,
+                        checkpoint_keep=keep,
+                        callback=watch.after,
+                        stop=stop,
+                    )
+                if len(history.loss) < warm_start + updates:
+                    return None
+                stop.patient = stop.patient or watch.steps == 0
+                with _seeded(config.seed, accelerator.device), asking(model, watch.asked):
+                    model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
+                if accelerator.is_main_process:
+                    watch.measure(model, warm_start + updates)
+            except Stopped:  # in a look, or after the last step
                 return None
-            with _seeded(config.seed, accelerator.device):
-                model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
             if accelerator.is_main_process:
-                watch.measure(model, warm_start + updates)
                 card |= {
                     "looks": watch.looks,
                     "seconds": round(history.seconds[-1], 1),
@@ -370,11 +382,15 @@ class Watch:
         held: Tensor,
         every: int,
         accelerator: Accelerator,
+        stop: _Stop,
     ) -> None:
         self.folder, self.stage, self.card, self.every = folder, stage, card, every
         self.checkpoint = folder / f"stage-{stage}.pt"
         self.data, self.held, self.device = data, held, accelerator.device
         self.main = accelerator.is_main_process
+        self.stop, self.steps = stop, 0
+        # Of several processes the others would wait for one that left a look.
+        self.asked = stop if accelerator.num_processes == 1 else None
         self.file = folder / "looks.json"
         self.all = _read_looks(self.file) if self.file.exists() else []
 
@@ -382,6 +398,18 @@ class Watch:
     def looks(self) -> list[dict[str, float]]:
         """Of this stage: step, bits/dim of the pictures kept from training, at most."""
         return [look for look in self.all if look["stage"] == self.stage]
+
+    def after(self, step: int, model: Process) -> bool:
+        """The callback of `fit`: looks where a look is due; whether to stop.
+
+        The first look of a call is finished though time is up: it may be one that was given up.
+        """
+        patient = self.stop.patient
+        self.stop.patient = patient or self.steps == 0
+        self.steps += 1
+        self.look(step)
+        self.stop.patient = patient
+        return self.stop.due()
 
     def look(self, step: int) -> None:
         """To be called after every training step: looks where the one before left a checkpoint."""
@@ -399,9 +427,10 @@ class Watch:
     @torch.no_grad()
     def measure(self, model: Process, step: int, losses: list[float] = ()) -> None:
         """Bits/dim of the pictures kept from training, samples, and the best model so far."""
-        with _seeded(0, self.device):
+        with _seeded(0, self.device), asking(model, self.asked):
             x = self.data.dequantise(self.held, seed=0)
             bound = torch.cat([model.bound(part) for part in x.split(250)]).mean()
+            sheet = sheet_of(model, self.data.shape)
         bits = float(self.data.bits_per_dim(bound))
         steps = self.card["recipe"]["schedule"][1]["steps"]
         self.all = [k for k in self.all if (k["stage"], k["step"]) != (self.stage, step)]
@@ -414,7 +443,6 @@ class Watch:
             zoo.save_model(self.folder / "best.safetensors", model, self.card | {"look": entry})
         self.all.append(entry)
         write_whole(self.file, to_json(self.all))
-        sheet = sheet_of(model, self.data.shape)
         write_whole(self.folder / "samples" / f"{self.stage}-{step:07d}.png", sheet)
         self._log(entry)
 
@@ -465,16 +493,21 @@ def machine(device: torch.device | None = None) -> str:
 
 
 def _claim(folder: Path, config: Config) -> None:
-    """Write the config into the folder, or see that it is the one that is there."""
+    """Write the config into the folder, or see that it is the one that is there, or goes on."""
     path = folder / "config.json"
     if path.exists():
-        differs = _differences(_read_json(path, dict), config)
-        if differs:
+        there = _read_json(path, dict)
+        differs = _differences(there, config)
+        if not differs:
+            return
+        updates = _updates_to_go_on(there, config)
+        if updates != config.updates:
+            hint = f" With --updates {updates} it goes on to more stages." if updates else ""
             raise ValueError(
                 f"folder {folder} holds another run ({'; '.join(differs)}). Name another folder, "
-                "or repeat the command that began it to go on."
+                f"or repeat the command that began it to go on.{hint}"
             )
-        return
+        print(f"The run in {folder} goes on: steps {list(config.steps)} after {there['steps']}.")
     write_whole(path, to_json(asdict(config)))
 
 
@@ -490,10 +523,31 @@ def _differences(there: dict[str, Any], config: Config) -> list[str]:
     ]
 
 
+def _updates_to_go_on(there: dict[str, Any], config: Config) -> int | None:
+    """The updates with which a config has the stages of a run, and more; None if it has others."""
+    steps, updates = there.get("steps"), there.get("updates")
+    if not isinstance(steps, list) or not isinstance(updates, int) or not 0 < len(steps) <= updates:
+        return None
+    stages, more = len(steps), len(config.steps)
+    if stages >= more or list(config.steps[:stages]) != steps:
+        return None
+    if _differences(there | {"steps": list(config.steps), "updates": config.updates}, config):
+        return None
+    before = replace(config, steps=tuple(steps), updates=updates)
+    share = updates // stages
+    for total in (config.updates, *range(more * share, more * (share + 1) + 1)):
+        after = replace(config, updates=max(total, more))
+        if all(after.updates_of(stage) == before.updates_of(stage) for stage in range(stages)):
+            return after.updates
+    return None
+
+
 def _check_stage(path: Path, card: dict[str, Any], config: Config, recipe: dict[str, Any]) -> None:
     """Raise a ValueError unless a finished stage is of this run."""
     settings = card.get("config")
     differs = _differences(settings, config) if isinstance(settings, dict) else ["no config there"]
+    if isinstance(settings, dict) and _updates_to_go_on(settings, config) == config.updates:
+        differs = []
     if card["recipe"] != recipe:
         differs.append(f"recipe is {card['recipe']!r} there, {recipe!r} here")
     if differs:
@@ -558,9 +612,32 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+class _Stop:
+    """Whether to stop: a signal came, or time is up.
+
+    patient: time does not count, since it was up before that began which is under way. So every
+    call gets somewhere.
+    """
+
+    def __init__(self, terminated: threading.Event, end: float) -> None:
+        self.terminated, self.end, self.patient = terminated, end, False
+
+    def __call__(self) -> bool:
+        """Asked between evaluations of networks."""
+        return self.terminated.is_set() or (not self.patient and self.time_is_up())
+
+    def due(self) -> bool:
+        """Asked between training steps."""
+        return self.terminated.is_set() or self.time_is_up()
+
+    def time_is_up(self) -> bool:
+        """By a clock that nobody sets."""
+        return time.monotonic() > self.end
+
+
 @contextmanager
 def _terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set, so that training ends with the step it is in.
+    """An event that SIGTERM and Ctrl-C set, so that training ends within seconds.
 
     A second Ctrl-C interrupts at once.
     """
