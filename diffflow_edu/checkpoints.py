@@ -120,11 +120,11 @@ def _all_previous_of(path: Path) -> list[Path]:
     return [file for file in (previous_of(path, n) for n in back) if file.exists()]
 
 
-def save(path: Path, step: int, training: Training, keep: int = 2) -> None:
+def save(path: Path, step: int, training: Training, keep: int = 2, replaces: bool = False) -> None:
     """Write where training stands; the checkpoint that was there becomes the previous one.
 
-    keep: the newest so many stay. Every process calls it, since each has random states of its own;
-    the first one writes.
+    keep: the newest so many stay. replaces: the one that was there goes instead. Every process
+    calls it, since each has random states of its own; the first one writes.
     """
     like, processes = training.like, training.processes
     rng = processes.gather(torch.get_rng_state())
@@ -151,7 +151,7 @@ def save(path: Path, step: int, training: Training, keep: int = 2) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())  # on the disk before the name says so
-    if keep > 1 and path.exists():
+    if keep > 1 and path.exists() and not replaces:
         for back in range(keep - 1, 1, -1):
             if previous_of(path, back - 1).exists():
                 previous_of(path, back - 1).replace(previous_of(path, back))
