@@ -251,24 +251,36 @@ def run(notebook: NotebookNode, folder: Path) -> None:
     notebook.metadata.language_info = nbformat.from_dict(NOTEBOOK_METADATA["language_info"])
 
 
+def strip_run(notebook: NotebookNode) -> None:
+    """Drop what a run leaves in a saved notebook beside its outputs, in place.
+
+    The state and the views of widgets, and how long each cell took.
+    """
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.metadata = kept_metadata(cell)
+        for output in cell.outputs:
+            for mime in WIDGET_MIME_TYPES:
+                output.get("data", {}).pop(mime, None)
+
+
 def clean_outputs(notebook: NotebookNode) -> None:
     """Drop what cannot be stored (live widgets) and what varies from run to run, in place.
 
     Raises ValueError when a cell wrote to stderr: a warning in a course is a bug.
     """
-    notebook.metadata.pop("widgets", None)
+    strip_run(notebook)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
-        cell.metadata = kept_metadata(cell)
         cell.outputs = merge_streams(cell.outputs)
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 raise ValueError(
                     f"cell {number} wrote to stderr:\n{cell.source}\n--\n{output.text}"
                 )
-            for mime in WIDGET_MIME_TYPES:
-                output.get("data", {}).pop(mime, None)
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = small_png(output.data["image/png"])
         cell.outputs = [o for o in cell.outputs if o.output_type != "display_data" or o.data]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from nbformat import NotebookNode
 
 from tests.notebooks.checks import (
     NOTEBOOKS,
+    ROOT,
     complaints_about_folder,
     complaints_about_outputs,
     complaints_about_pair,
+    complaints_about_widgets,
     course,
 )
+from tools.build_notebooks import main
 
 
 def change(ipynb: Path, edit: Callable[[NotebookNode], object]) -> None:
@@ -36,6 +40,16 @@ def test_only_pairs_and_assets_live_in_the_notebooks_folder():
 @pytest.mark.parametrize("ipynb", course(), ids=lambda path: path.stem)
 def test_a_notebook_agrees_with_its_text(ipynb: Path):
     assert complaints_about_pair(ipynb) == []
+
+
+@pytest.mark.parametrize("ipynb", course(), ids=lambda path: path.stem)
+def test_a_notebook_that_git_publishes_holds_no_widget_and_no_time(ipynb: Path):
+    command = ["git", "show", f"HEAD:notebooks/{ipynb.name}"]
+    stored = subprocess.run(command, cwd=ROOT, capture_output=True)
+    if stored.returncode:
+        pytest.skip("not in a git checkout")
+    notebook = nbformat.reads(stored.stdout.decode("utf-8"), as_version=4)
+    assert complaints_about_widgets(notebook) == []
 
 
 @pytest.mark.parametrize("ipynb", course(), ids=lambda path: path.stem)
@@ -108,9 +122,6 @@ faults = {
         output_type="error", ename="ValueError", evalue="", traceback=[]
     ),
     "wrote to stderr": add_output(output_type="stream", name="stderr", text="a warning"),
-    "widget-view+json is stored": add_output(output_type="display_data", data=widget, metadata={}),
-    "widget state is stored": lambda nb: nb.metadata.update(widgets={}),
-    "stores its timing": lambda nb: second_code_cell(nb).metadata.update(execution={}),
     "no picture": lambda nb: second_code_cell(nb).outputs.clear(),
     "bytes, allowed": lambda nb: nb.cells[0].update(source="x" * 2_000_000),
 }
@@ -120,6 +131,28 @@ faults = {
 def test_a_fault_in_the_outputs_is_noticed(tiny: Path, complaint: str):
     change(tiny, faults[complaint])
     assert any(complaint in each for each in complaints_about_outputs(tiny))
+
+
+left_by_a_run = {
+    "widget-view+json is stored": add_output(output_type="display_data", data=widget, metadata={}),
+    "widget state is stored": lambda nb: nb.metadata.update(widgets={"state": "x" * 2_000_000}),
+    "stores its timing": lambda nb: second_code_cell(nb).metadata.update(execution={"t": "12:00"}),
+}
+
+
+def test_what_running_and_saving_leave_is_no_fault_until_it_is_published(tiny: Path):
+    for what, leave in left_by_a_run.items():
+        change(tiny, leave)
+        assert complaints_about_pair(tiny) == complaints_about_outputs(tiny) == []
+        said = complaints_about_widgets(nbformat.read(tiny, as_version=4))
+        assert any(what in each for each in said)
+    assert main([str(tiny)]) == 0  # make notebooks drops it
+    assert complaints_about_widgets(nbformat.read(tiny, as_version=4)) == []
+
+
+def test_a_fault_of_a_run_of_one_s_own_comes_with_the_way_out(tiny: Path):
+    change(tiny, faults["not 1 to"])
+    assert "nothing typed is lost" in complaints_about_outputs(tiny)[-1]
 
 
 @pytest.mark.parametrize("name", ["draft.ipynb", "01_lonely.ipynb", "01_lonely.py", "data.csv"])
