@@ -1,15 +1,13 @@
 // Paints one panel after another. `view` holds what is shown: the run, the layout, the selection.
 
 const MISSING = -32768;
-const TITLE_HEIGHT = 26;
-const AXIS_HEIGHT = 34;
-const LINE_HEIGHT = 19;
 const TRAIL_STEPS = 10;
+const LIFT = 0.35;
 const TRAILS = 150; // more of them hide what they should show, and cost time
 
 // A layer of pixels for one panel's particles, and one dot as pixel offsets with their coverage.
 // Written by hand into memory: drawing 6000 circles or stamps through the canvas takes 20 ms.
-function particleLayer(palette, side, size) {
+function particleLayer(side, size) {
   const sheet = document.createElement("canvas");
   sheet.width = sheet.height = side;
   const image = new ImageData(side, side);
@@ -22,16 +20,29 @@ function particleLayer(palette, side, size) {
       if (cover > 0) dot.push({ offset: y * side + x, cover });
     }
   }
-  const colors = palette.map((color) => {
-    const [r, g, b] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
-    return (b << 16) | (g << 8) | r; // as a little-endian machine reads RGBA
-  });
   const pixels = new Uint32Array(image.data.buffer);
-  return { sheet, brush: sheet.getContext("2d"), image, pixels, dot, colors, side };
+  return { sheet, brush: sheet.getContext("2d"), image, pixels, dot, side };
 }
 
-function panelLeft(view, panel) {
-  return panel * (view.layout.side + GAP);
+function channels(color) {
+  return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+}
+
+// A colour for dots on a dark page: paler, so that the darkest of them are seen, too.
+function paler(color) {
+  const mixed = channels(color).map((each) => Math.round(each + LIFT * (255 - each)));
+  return `#${mixed.map((each) => each.toString(16).padStart(2, "0")).join("")}`;
+}
+
+// As a little-endian machine reads RGBA.
+function packed(color) {
+  const [r, g, b] = channels(color);
+  return (b << 16) | (g << 8) | r;
+}
+
+// Type of so many pixels in a panel of the usual size.
+function type(view, pixels, weight = "") {
+  view.brush.font = `${weight} ${pixels * view.layout.scale}px ${view.look.fontFamily}`;
 }
 
 // Where particle i is at a position in steps, in pixels of the page; null where it is not finite.
@@ -52,7 +63,7 @@ function spot(view, panel, i, position) {
   const scale = (layout.side / 2) * view.reach;
   return [
     panelLeft(view, panel) + layout.side / 2 + scale * x,
-    layout.top + layout.side / 2 - scale * y,
+    panelTop(view, panel) + layout.side / 2 - scale * y,
   ];
 }
 
@@ -61,11 +72,11 @@ function coordinates(view, panel, i) {
   const at = spot(view, panel, i, view.position);
   if (!at) return null;
   const [x, y, half] = view.window;
-  const { side, top } = view.layout;
+  const { side } = view.layout;
   const unit = half / (side / 2);
   return [
     x + (at[0] - panelLeft(view, panel) - side / 2) * unit,
-    y - (at[1] - top - side / 2) * unit,
+    y - (at[1] - panelTop(view, panel) - side / 2) * unit,
   ];
 }
 
@@ -100,7 +111,7 @@ function stamp(view, panel, only, opacity) {
     const x = Math.round(origin + scale * (ax + share * (bx - ax)));
     const y = Math.round(origin - scale * (ay + share * (by - ay)));
     if (x < 0 || y < 0 || x + size > side || y + size > side) continue; // over the panel's edge
-    const rgb = layer.colors[colors[color + i]];
+    const rgb = view.shades[colors[color + i]];
     const start = y * side + x;
     for (let k = 0; k < offsets.length; k++) {
       const at = start + offsets[k];
@@ -111,7 +122,7 @@ function stamp(view, panel, only, opacity) {
 
 function drawParticles(view, panel) {
   const { brush } = view;
-  const { layer, ratio, top } = view.layout;
+  const { layer, ratio } = view.layout;
   layer.pixels.fill(0);
   if (view.chosen) {
     stamp(view, panel, 0, 0.13); // the others stay as a shadow
@@ -122,7 +133,9 @@ function drawParticles(view, panel) {
   layer.brush.putImageData(layer.image, 0, 0);
   brush.setTransform(1, 0, 0, 1, 0, 0); // pixel on pixel: between them the dots would blur
   brush.drawImage(
-    layer.sheet, Math.round(panelLeft(view, panel) * ratio), Math.round(top * ratio),
+    layer.sheet,
+    Math.round(panelLeft(view, panel) * ratio),
+    Math.round(panelTop(view, panel) * ratio),
   );
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
 }
@@ -152,7 +165,7 @@ function drawTrails(view, panel) {
     polyline(view, lines.get(color), panel, i, steps);
   }
   brush.globalAlpha = 0.55;
-  brush.lineWidth = 1.2;
+  brush.lineWidth = 1.2 * view.layout.scale;
   for (const [color, line] of lines) {
     brush.strokeStyle = color;
     brush.stroke(line);
@@ -190,50 +203,58 @@ function circle(brush, [x, y], radius, fill, stroke, width) {
 // The whole way of the followed particle: hollow at the data, filled at the noise, a dot a step.
 function drawPath(view, panel) {
   const { brush, follow, run, ink, paper } = view;
+  const { scale } = view.layout;
   const last = run.frames - 1;
   const steps = Array.from({ length: run.frames }, (_, step) => step);
   const line = new Path2D();
   polyline(view, line, panel, follow, steps);
   brush.lineJoin = "round";
   brush.strokeStyle = paper;
-  brush.lineWidth = 4.5;
+  brush.lineWidth = 4.5 * scale;
   brush.stroke(line);
   brush.strokeStyle = ink;
-  brush.lineWidth = 1.6;
+  brush.lineWidth = 1.6 * scale;
   brush.stroke(line);
   for (const step of steps) {
     const at = spot(view, panel, follow, step);
     if (!at) continue;
-    circle(brush, at, step === last ? 5 : 2.2, ink);
+    circle(brush, at, (step === last ? 5 : 2.2) * scale, ink);
   }
   const start = spot(view, panel, follow, 0);
-  if (start) circle(brush, start, 5, paper, ink, 2);
+  if (start) circle(brush, start, 5 * scale, paper, ink, 2 * scale);
   const now = spot(view, panel, follow, view.position);
-  if (now) circle(brush, now, 7.5, colorOf(view, panel, follow), paper, 3);
-  if (now) circle(brush, now, 9, null, ink, 1.6);
+  if (now) circle(brush, now, 7.5 * scale, colorOf(view, panel, follow), paper, 3 * scale);
+  if (now) circle(brush, now, 9 * scale, null, ink, 1.6 * scale);
 }
 
-// Words on a plate, so that they can be read over particles.
-function plate(view, text, x, y, align) {
-  const { brush, look, ink, paper } = view;
-  brush.font = `14px ${look.fontFamily}`;
-  const width = Math.min(brush.measureText(text).width + 8, view.layout.side - 10);
+// Words on a plate, so that they can be read over particles; an arrow of so many pixels before them.
+function plate(view, text, x, y, align, arrow = 0) {
+  const { brush, ink, paper } = view;
+  const { scale, side } = view.layout;
+  type(view, 14);
+  const before = 4 * scale + (arrow ? arrow + 6 * scale : 0);
+  const width = Math.min(before + brush.measureText(text).width + 4 * scale, side - 10);
   const left = align === "right" ? x - width : x;
   brush.globalAlpha = 0.82;
   brush.fillStyle = paper;
-  brush.fillRect(left, y - 15, width, 20);
+  brush.fillRect(left, y - 15 * scale, width, 20 * scale);
   brush.globalAlpha = 1;
   brush.fillStyle = ink;
   brush.textAlign = "left";
-  brush.fillText(text, left + 4, y, width - 8);
+  brush.fillText(text, left + before, y, width - before - 4 * scale);
+  if (!arrow) return;
+  const line = new Path2D();
+  arrowTo(line, left + 4 * scale, y - 5 * scale, arrow, 0, scale);
+  strokeArrows(view, line);
 }
 
 function drawBox(view, panel) {
   const { brush, box, ink } = view;
   if (!box || box.panel !== panel) return;
-  brush.setLineDash([5, 4]);
+  const { scale } = view.layout;
+  brush.setLineDash([5 * scale, 4 * scale]);
   brush.strokeStyle = ink;
-  brush.lineWidth = 1.4;
+  brush.lineWidth = 1.4 * scale;
   brush.strokeRect(box.x, box.y, box.width, box.height);
   brush.setLineDash([]);
 }
@@ -241,38 +262,40 @@ function drawBox(view, panel) {
 // The grid's actual times below each panel: steps that are uneven in time are seen to be.
 function drawAxis(view, panel) {
   const { brush, layout, run, ink } = view;
+  const { scale, side } = layout;
   const times = run.times[panel];
-  const left = panelLeft(view, panel) + 6;
-  const width = layout.side - 12;
-  const y = layout.top + layout.side + 12;
+  const left = panelLeft(view, panel) + 6 * scale;
+  const width = side - 12 * scale;
+  const y = panelTop(view, panel) + side + 12 * scale;
   const span = times[times.length - 1] - times[0] || 1;
   const at = (t) => left + (width * (t - times[0])) / span;
   brush.strokeStyle = ink;
   brush.globalAlpha = 0.75;
-  brush.lineWidth = 1;
+  brush.lineWidth = scale;
   brush.beginPath();
   brush.moveTo(left, y);
   brush.lineTo(left + width, y);
   for (const t of times) {
-    brush.moveTo(at(t), y - 4);
-    brush.lineTo(at(t), y + 4);
+    brush.moveTo(at(t), y - 4 * scale);
+    brush.lineTo(at(t), y + 4 * scale);
   }
   brush.stroke();
   brush.globalAlpha = 1;
   brush.fillStyle = ink;
-  brush.font = `13px ${view.look.fontFamily}`;
+  type(view, 13);
   brush.textAlign = "left";
-  brush.fillText(`t = ${times[0].toFixed(view.digits)}`, left - 5, y + 19);
+  brush.fillText(`t = ${times[0].toFixed(view.digits)}`, left - 5 * scale, y + 19 * scale);
   brush.textAlign = "right";
-  brush.fillText(times[times.length - 1].toFixed(view.digits), left + width + 5, y + 19);
-  circle(brush, [at(timeOf(view, panel)), y], 5.5, "#0072B2", view.paper, 1.5);
+  const end = times[times.length - 1].toFixed(view.digits);
+  brush.fillText(end, left + width + 5 * scale, y + 19 * scale);
+  circle(brush, [at(timeOf(view, panel)), y], 5.5 * scale, "#0072B2", view.paper, 1.5 * scale);
 }
 
 function percent(value) {
   return `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
 }
 
-// One line each for the distances and for the leak, at the step that is nearest.
+// What was measured at the step that is nearest: how far from data, how far from noise, the leak.
 function metricLines(view, panel) {
   const metrics = view.run.metrics[panel];
   if (!metrics) return [];
@@ -280,19 +303,22 @@ function metricLines(view, panel) {
   const value = (name) => metrics[name][step];
   const number = (x) => (x === null ? "–" : x.toFixed(3));
   return [
-    `sliced W2: ${number(value("W2 to data"))} to data, ${number(value("W2 to N(0, I)"))} to N(0, I)`,
-    `leak ${percent(value("leak"))} · W2 of ${metrics.n} data points to others: ${number(metrics.floor)}`,
+    `sliced W2 to data ${number(value("W2 to data"))} (data to data ${number(metrics.floor)})`,
+    `to N(0, I) ${number(value("W2 to N(0, I)"))} · leak ${percent(value("leak"))}`,
   ];
 }
 
 function drawMetrics(view, panel) {
-  const { brush, layout } = view;
+  const { brush } = view;
+  const { scale, side, lines } = view.layout;
+  const told = metricLines(view, panel);
+  if (lines === 1) told.splice(0, 2, told.join(" · "));
   brush.fillStyle = view.ink;
-  brush.font = `14px ${view.look.fontFamily}`;
+  type(view, 14);
   brush.textAlign = "left";
-  const y = layout.top + layout.side + AXIS_HEIGHT + 14;
-  metricLines(view, panel).forEach((line, i) => {
-    brush.fillText(line, panelLeft(view, panel) + 1, y + i * LINE_HEIGHT, layout.side - 2);
+  const y = panelTop(view, panel) + side + scale * (AXIS_HEIGHT + 14);
+  told.forEach((line, i) => {
+    brush.fillText(line, panelLeft(view, panel) + 1, y + i * scale * LINE_HEIGHT, side - 2);
   });
 }
 
@@ -304,20 +330,21 @@ function timeOf(view, panel) {
 }
 
 function drawPanel(view, panel) {
-  const { brush, layout, look, ink } = view;
-  const { side, top } = layout;
-  const left = panelLeft(view, panel);
+  const { brush, ink } = view;
+  const { side, scale } = view.layout;
+  const [left, top] = [panelLeft(view, panel), panelTop(view, panel)];
   brush.fillStyle = ink;
   brush.textBaseline = "alphabetic";
-  brush.font = `500 16px ${look.fontFamily}`;
+  type(view, 16, "500");
   brush.textAlign = "left";
-  brush.fillText(view.titles[panel], left + 1, top - 9, side);
+  brush.fillText(view.titles[panel], left + 1, top - 9 * scale, side);
   const notes = [];
   if (!view.sharedTimes) notes.push(`t = ${timeOf(view, panel).toFixed(view.digits)}`);
   if (view.run.missing[panel]) notes.push(`${view.run.missing[panel]} not finite`);
-  brush.font = `14px ${look.fontFamily}`;
+  type(view, 14);
   brush.textAlign = "right";
-  brush.fillText(notes.join(" · "), left + side - 1, top === 1 ? 18 : top - 9, side);
+  const above = view.layout.top === 1 ? 17 : -9; // without a title the notes stand in the panel
+  brush.fillText(notes.join(" · "), left + side - 1, top + above * scale, side);
   brush.strokeStyle = view.frameColor;
   brush.lineWidth = 1;
   brush.strokeRect(left + 0.5, top + 0.5, side - 1, side - 1);
@@ -334,8 +361,8 @@ function drawPanel(view, panel) {
 
 // Points in the plane, with all that is switched on behind and before them.
 function drawPlane(view, panel) {
-  const { side, top } = view.layout;
-  const left = panelLeft(view, panel);
+  const { side, scale } = view.layout;
+  const [left, top] = [panelLeft(view, panel), panelTop(view, panel)];
   const labels = [];
   if (view.underlay) labels.push(drawDensity(view, panel));
   if (view.warped) labels.push(drawLattice(view, panel));
@@ -343,9 +370,11 @@ function drawPlane(view, panel) {
   drawParticles(view, panel);
   if (view.follow >= 0) {
     drawPath(view, panel);
-    plate(view, place(view, panel), left + 5, top + side - 9);
+    plate(view, place(view, panel), left + 5, top + side - 9 * scale);
   }
   if (view.kind >= 0) labels.push(drawArrows(view, panel));
-  labels.forEach((label, i) => plate(view, label, left + side - 5, top + 19 + 21 * i, "right"));
+  labels.forEach(({ text, arrow }, i) => {
+    plate(view, text, left + side - 5, top + scale * (19 + 21 * i), "right", arrow);
+  });
   drawBox(view, panel);
 }

@@ -1,7 +1,7 @@
 // What is followed: chosen by a click, a box or keys, and told in words. draw.js draws it.
 
 const CLICK = 4; // a pointer that moved less has clicked, not dragged
-const NEAR = 14; // how far from a particle a click still means it
+const NEAR = { mouse: 14, touch: 24 }; // how far from a particle a click or tap still means it
 const REGION = 0.09; // half the side of "its region", as a share of the panel
 
 // The particles of one panel in a box of pixels, as 0 and 1 a particle.
@@ -16,11 +16,11 @@ function within(view, panel, { x, y, width, height }) {
   return chosen;
 }
 
-function nearest(view, panel, x, y) {
+function nearest(view, panel, x, y, pointer) {
   // With one image in view, a click shows them all again.
   if (view.images) return view.follow >= 0 ? -1 : imageAt(view, panel, x, y);
   let best = -1;
-  let least = NEAR * NEAR;
+  let least = ((NEAR[pointer] || NEAR.mouse) * view.layout.scale) ** 2;
   for (let i = 0; i < view.points; i++) {
     const at = spot(view, panel, i, view.position);
     if (!at) continue;
@@ -84,8 +84,8 @@ function followPointer(view, canvas, on, { rest, schedule, select }) {
   let pressed = null; // where the pointer went down
 
   function boxTo(event) {
-    const { side, top } = view.layout;
-    const left = panelLeft(view, pressed.panel);
+    const { side } = view.layout;
+    const [left, top] = [panelLeft(view, pressed.panel), panelTop(view, pressed.panel)];
     const x = Math.min(Math.max(event.offsetX, left), left + side);
     const y = Math.min(Math.max(event.offsetY, top), top + side);
     return {
@@ -100,14 +100,8 @@ function followPointer(view, canvas, on, { rest, schedule, select }) {
   on(canvas, "pointerdown", (event) => {
     canvas.focus({ preventScroll: true });
     if (event.button !== 0 || !view.layout) return;
-    const { side, top } = view.layout;
-    const panel = Math.floor(event.offsetX / (side + GAP));
-    const inside =
-      panel < view.count &&
-      event.offsetX - panelLeft(view, panel) <= side &&
-      event.offsetY >= top &&
-      event.offsetY <= top + side;
-    if (!inside) return;
+    const panel = panelAt(view, event.offsetX, event.offsetY);
+    if (panel < 0) return;
     pressed = { panel, x: event.offsetX, y: event.offsetY };
     canvas.setPointerCapture(event.pointerId);
   });
@@ -125,8 +119,23 @@ function followPointer(view, canvas, on, { rest, schedule, select }) {
     const box = view.box && boxTo(event);
     pressed = null;
     if (box) select(-1, within(view, panel, box));
-    else select(nearest(view, panel, x, y), null);
+    else select(nearest(view, panel, x, y, event.pointerType), null);
   });
+  // A finger in a panel draws a box, up and down, too; two fingers, and a finger elsewhere, move
+  // the page. Only a listener that is not passive can say so where the finger comes down.
+  on(
+    canvas,
+    "touchstart",
+    (event) => {
+      if (view.images || !view.layout || event.touches.length > 1) return;
+      const box = canvas.getBoundingClientRect();
+      const [{ clientX, clientY }] = event.touches;
+      const unit = view.layout.width / box.width; // a slide may be drawn larger than it is laid out
+      const [x, y] = [unit * (clientX - box.left), unit * (clientY - box.top)];
+      if (panelAt(view, x, y) >= 0) event.preventDefault();
+    },
+    { passive: false },
+  );
   on(canvas, "pointercancel", () => {
     pressed = view.box = null;
     schedule();

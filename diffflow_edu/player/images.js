@@ -52,13 +52,13 @@ function showSheet(view, target, x, y, width, height) {
 
 // Where all images stand: the sheet as large as the panel allows, in its middle.
 function sheetPlace(view, panel) {
-  const { side, top } = view.layout;
+  const { side } = view.layout;
   const { width, height } = view.sheets.all;
   const scale = (side - 4) / Math.max(width, height);
   return {
     scale,
     x: panelLeft(view, panel) + (side - scale * width) / 2,
-    y: top + (side - scale * height) / 2,
+    y: panelTop(view, panel) + (side - scale * height) / 2,
   };
 }
 
@@ -77,9 +77,9 @@ function drawImages(view, panel) {
 
 function drawOneImage(view, panel) {
   const { brush, run, layout, sheets, follow } = view;
-  const { side, top } = layout;
+  const { side } = layout;
   const { width, height } = view.images;
-  const left = panelLeft(view, panel);
+  const [left, top] = [panelLeft(view, panel), panelTop(view, panel)];
   const show = (position, x, y, room) => {
     const scale = room / Math.max(width, height);
     paintImage(view, panel, follow, position, sheets.one, 0);
@@ -97,7 +97,7 @@ function drawOneImage(view, panel) {
   const far = steps.map((step) => Math.abs(step - view.position));
   const now = far.indexOf(Math.min(...far));
   brush.strokeStyle = "#0072B2";
-  brush.lineWidth = 3;
+  brush.lineWidth = 3 * layout.scale;
   brush.strokeRect(start + now * (room + 4) - 1.5, y - 1.5, room + 3, room + 3);
 }
 

@@ -21,7 +21,9 @@ from diffflow_edu.figures.style import (
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
-SCRIPTS = ("page.js", "draw.js", "images.js", "fields.js", "follow.js", "player.js")
+SCRIPTS = (
+    "page.js", "layout.js", "draw.js", "images.js", "fields.js", "follow.js", "player.js",
+)  # fmt: skip
 """One module when put together in this order; anywidget takes one string."""
 
 REACH = 4.0

@@ -1,13 +1,14 @@
 // The player's controls as plain elements of the page, without behaviour.
 
-const GAP = 14;
-const LARGEST_PANEL = 430;
+const GAP = 14; // between panels
 
 const ICONS = {
   play: "M4 2.5v11l9.5-5.5z",
   pause: "M3.5 2.5h3.2v11H3.5zM9.3 2.5h3.2v11H9.3z",
   back: "M3 2.5h2v11H3zM13 2.5v11L5.8 8z",
   next: "M11 2.5h2v11h-2zM3 2.5v11L10.2 8z",
+  whole: "M2 2h5v2H4v3H2zM9 2h5v5h-2V4H9zM2 9h2v3h3v2H2zM12 9h2v5H9v-2h3z",
+  leave: "M5 2h2v5H2V5h3zM9 2h2v3h3v2H9zM2 9h5v5H5v-3H2zM9 9h5v2h-3v3H9z",
 };
 
 function element(tag, style, attributes = {}) {
@@ -34,7 +35,7 @@ function icon(name) {
 
 const KEY = {
   flex: "none",
-  height: "32px",
+  height: "var(--target)",
   boxSizing: "border-box",
   border: "1px solid var(--jp-border-color1, #bdbdbd)",
   borderRadius: "4px",
@@ -57,7 +58,7 @@ function button(label, content) {
       display: "inline-flex",
       alignItems: "center",
       justifyContent: "center",
-      minWidth: "36px",
+      minWidth: "max(36px, var(--target))",
       padding: "0 9px",
     },
     { type: "button", ...named(label) },
@@ -111,18 +112,106 @@ function row(...content) {
   return made;
 }
 
+function slide(label, last) {
+  return element(
+    "input",
+    {
+      flex: "1 1 100px",
+      minWidth: "80px",
+      height: "var(--target)",
+      margin: "0",
+      accentColor: "#0072B2",
+      cursor: "pointer",
+    },
+    {
+      type: "range",
+      min: "0",
+      max: String(last),
+      step: "1",
+      value: "0",
+      "aria-label": label,
+      "data-lm-suppress-shortcuts": "true",
+    },
+  );
+}
+
+// A dial: play it, read it, slide it. The value is large enough to be read from the back row.
+function buildDial({ name, values }) {
+  const play = button(`play the dial ${name}`, icon("play"));
+  const slider = slide(name, values.length - 1);
+  const words = element("span", { flex: "none", opacity: "0.8" }, { "aria-hidden": "true" });
+  words.textContent = `${name} =`;
+  const longest = Math.max(...values.map((value) => value.length));
+  const value = element(
+    "span",
+    {
+      flex: "none",
+      minWidth: `${Math.min(longest, 12) + 0.3}ch`,
+      maxWidth: "12em",
+      overflow: "hidden",
+      textOverflow: "ellipsis",
+      whiteSpace: "nowrap",
+      fontSize: "1.5em",
+      fontWeight: "600",
+      lineHeight: "1.1",
+      fontVariantNumeric: "tabular-nums",
+    },
+    { "aria-hidden": "true" }, // the slider tells it
+  );
+  const made = element("div", {
+    display: "flex",
+    flex: "1 1 300px",
+    minWidth: "0",
+    alignItems: "center",
+    gap: "8px",
+  });
+  made.append(play, words, value, slider);
+  return { made, play, slider, value, values, playing: false, since: 0 };
+}
+
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
+const TARGET = 32; // the height of a control in pixels
+const FINGER = 44;
+
+// The whole screen, or the place of the cell. size: of words and controls, 1 in a page.
+function setSize({ root, stage, controls }, size, whole, paper) {
+  const target = window.matchMedia("(any-pointer: coarse)").matches ? FINGER : TARGET;
+  root.style.setProperty("--target", `${Math.round(size * target)}px`);
+  Object.assign(root.style, {
+    fontSize: `${15 * size}px`,
+    padding: whole ? "4px 12px" : "4px",
+    position: whole ? "fixed" : "",
+    inset: whole ? "0" : "",
+    zIndex: whole ? "10000" : "",
+    width: whole ? "100%" : "",
+    height: whole ? "100%" : "",
+    display: whole ? "flex" : "block",
+    flexDirection: "column",
+    background: whole ? `var(--jp-layout-color0, ${paper})` : "",
+  });
+  Object.assign(stage.style, {
+    display: whole ? "flex" : "block",
+    flex: "1 1 0",
+    minHeight: "0",
+    alignItems: "center",
+    justifyContent: "center",
+  });
+  // On a screen, which is wide, dials and time share a row.
+  Object.assign(controls.style, {
+    display: whole ? "flex" : "block",
+    flexWrap: "wrap",
+    columnGap: "24px",
+  });
+  for (const each of controls.children) each.style.flex = "1 1 480px";
+}
 
 function build(spec) {
   const root = element(
     "div",
     {
       boxSizing: "border-box",
-      maxWidth: `${Math.max(spec.panels.length * (LARGEST_PANEL + GAP) - GAP + 8, 560)}px`,
-      padding: "4px",
       color: "var(--jp-content-font-color1, var(--vscode-foreground, inherit))",
       fontFamily: "var(--jp-ui-font-family, system-ui, sans-serif)",
-      fontSize: "15px",
     },
     { role: "group", "aria-label": "Trajectory player", "data-lm-suppress-shortcuts": "true" },
   );
@@ -130,28 +219,19 @@ function build(spec) {
   root.dataset.view = spec.view.join(","); // lets a test find a particle on the canvas
   const canvas = element(
     "canvas",
-    { display: "block", width: "100%", outlineOffset: "2px", touchAction: "pan-y" },
+    // Outside the panels a finger scrolls the page; inside it draws a box (follow.js).
+    { display: "block", outlineOffset: "2px", touchAction: "pan-y pinch-zoom" },
     { role: "img", tabindex: "0", "aria-label": spec.alt, "data-lm-suppress-shortcuts": "true" },
   );
   const back = button("step back", icon("back"));
   const play = button("play/pause", icon("play"));
   const next = button("step forward", icon("next"));
-  const slider = element(
-    "input",
-    { flex: "1 1 120px", minWidth: "80px", margin: "0", accentColor: "#0072B2", cursor: "pointer" },
-    {
-      type: "range",
-      min: "0",
-      step: "1",
-      "aria-label": "time step, from data to noise",
-      "data-lm-suppress-shortcuts": "true",
-    },
-  );
+  const slider = slide("time step, from data to noise", 0);
   const turn = button("play direction", "");
   turn.style.minWidth = "8.4em";
   const readout = element(
     "div",
-    { flex: "none", fontVariantNumeric: "tabular-nums", whiteSpace: "pre" },
+    { flex: "none", marginLeft: "6px", fontVariantNumeric: "tabular-nums", whiteSpace: "pre" },
     { "aria-live": "polite", "aria-atomic": "true" },
   );
   // As wide as its longest text, so that the slider keeps its place while time runs.
@@ -162,6 +242,15 @@ function build(spec) {
   const noise = element("span", quiet, { "aria-hidden": "true" });
   data.textContent = "data";
   noise.textContent = "noise";
+  const time = element("div", {
+    display: "flex",
+    flex: "1 1 200px",
+    alignItems: "center",
+    gap: "8px",
+  });
+  time.append(data, slider, noise);
+  const whole = button("present: fill the screen (f)", icon("whole"));
+  const more = toggleButton("tools: more controls", "tools");
 
   const loop = toggleButton("loop", "loop");
   const speed = choice("speed", SPEEDS.map((s) => `${s}×`), SPEEDS.indexOf(1));
@@ -171,33 +260,43 @@ function build(spec) {
   const another = button(`follow another ${one}`, "follow one");
   const around = button("follow the region around it", "its region");
   const clear = button("clear the selection", "clear");
-  const dials = spec.dials.map((dial) => choice(dial.name, dial.values));
-  const turned = spec.dials.map((dial, i) => labelled(`${dial.name} =`, dials[i]));
+  const dials = spec.dials.map(buildDial);
   const density = toggleButton("density", "density");
   const grid = toggleButton("grid", "grid");
   const arrows = choice("arrows", ["none", ...spec.fields.kinds]);
+  arrows.title = "arrows: as long as the square root of the vector, bold where it is longer still";
+  const own = toggleButton("each arrow field on its own scale", "own scale");
   const some = (runs) => runs.some((run) => Object.keys(run).length);
   // Controls without anything to show are left out.
   const plane = spec.images ? [] : [trails, density];
   if (some(spec.lattice.runs)) plane.push(grid);
-  if (some(spec.fields.runs)) plane.push(labelled("arrows", arrows));
+  if (some(spec.fields.runs)) plane.push(labelled("arrows", arrows), own);
   if (!spec.images) plane.push(labelled("colour", colouring));
   const chosen = spec.images ? [another, clear] : [another, around, clear];
-  const tools = row(...turned, loop, speed, ...plane, ...chosen);
+  const tools = row(loop, speed, ...plane, ...chosen);
   // role="status" is a live region too: what is followed is told apart from where time stands.
   const status = element(
     "div",
     { minHeight: "1.4em", marginTop: "6px", fontVariantNumeric: "tabular-nums" },
     { role: "status" },
   );
+  const stage = element("div", {});
+  stage.append(canvas);
   if (spec.title) {
-    const title = element("div", { fontSize: "18px", margin: "2px 0 8px" });
+    const title = element("div", { flex: "none", fontSize: "1.2em", margin: "0 0 6px" });
     title.textContent = spec.title;
     root.append(title);
   }
-  root.append(canvas, row(back, play, next, data, slider, noise, readout, turn), tools, status);
-  return {
-    root, canvas, back, play, next, slider, readout, turn, dials, density, grid, arrows,
-    loop, speed, trails, colouring, another, around, clear, status,
+  // Directly under the picture: the dials, then time.
+  const controls = element("div", { flex: "none" });
+  if (dials.length) controls.append(row(...dials.map((dial) => dial.made)));
+  controls.append(row(back, play, next, time, readout, turn, more, whole));
+  root.append(stage, controls, tools, status);
+  const parts = {
+    root, stage, canvas, controls, tools, back, play, next, slider, readout, turn, more, whole,
+    dials, density, grid, arrows, own, loop, speed, trails, colouring, another, around, clear,
+    status,
   };
+  setSize(parts, 1, false);
+  return parts;
 }

@@ -1,12 +1,20 @@
 // The trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
-// page.js builds the controls; draw.js, images.js and fields.js paint; follow.js knows what is
-// followed. Together they are one module (pack.py).
+// page.js builds the controls; layout.js says where the panels stand; draw.js, images.js and
+// fields.js paint; follow.js knows what is followed. Together they are one module (pack.py).
 
 const REST = 0.6; // seconds for which a loop shows its end
 
 function aligned(view, Type) {
   const start = view.byteOffset;
   return new Type(view.buffer.slice(start, start + view.byteLength));
+}
+
+// The height in pixels that a reader sees at once. A frame (of a page that runs outputs in frames)
+// may be as tall as its content, and tells nothing.
+function roomOf(root) {
+  const scrolled = root.closest(".jp-WindowedPanel-outer, .jp-NotebookPanel-notebook, .jp-LinkedOutputView");
+  const seen = window.parent === window ? window.innerHeight : 0.75 * window.screen.availHeight;
+  return (scrolled?.clientHeight || seen) - 16;
 }
 
 // Black or white, whichever the text is not: what lies behind it on any page.
@@ -22,8 +30,8 @@ function render({ model, el }) {
   const { root, canvas, slider } = parts;
   el.append(root);
   const listeners = new AbortController();
-  const on = (target, event, handler) =>
-    target.addEventListener(event, handler, { signal: listeners.signal });
+  const on = (target, event, handler, options = {}) =>
+    target.addEventListener(event, handler, { ...options, signal: listeners.signal });
 
   let playing = false;
   let request = 0;
@@ -32,6 +40,8 @@ function render({ model, el }) {
   let speed = 1;
   let loop = false;
   let coloring = 0;
+  let presenting = false;
+  let unfolded = false; // the tools, while presenting
   const view = {
     brush: canvas.getContext("2d"),
     images: spec.images || null,
@@ -44,6 +54,8 @@ function render({ model, el }) {
     fields: spec.fields,
     grids: spec.lattice,
     kind: -1, // of the arrows
+    scales: sharedScales(spec.fields),
+    ownScale: false,
     warped: false,
     underlay: false,
     titles: spec.panels,
@@ -72,40 +84,52 @@ function render({ model, el }) {
 
   function takeColors() {
     if (view.images) return;
-    view.palette = spec.colorings[coloring].palette;
+    const { palette } = spec.colorings[coloring];
+    view.palette = view.dark ? palette.map(paler) : palette;
+    view.shades = view.palette.map(packed);
     view.colorStart = (coloring * spec.runs.length + view.runIndex) * count * view.points;
-    view.layout = null; // the layer of particles holds the palette's colours
   }
 
   // Another run, at the same share of the way: the runs may differ in their number of steps.
   function turnDials() {
     const share = view.position / Math.max(last(), 1);
     let index = 0;
-    spec.dials.forEach((dial, i) => {
-      index = index * dial.values.length + Number(parts.dials[i].value);
-    });
+    for (const dial of parts.dials) {
+      index = index * dial.values.length + Number(dial.slider.value);
+      showDial(dial);
+    }
     takeRun(index);
     view.position = playing ? share * last() : Math.round(share * last());
-    redraw();
   }
 
   const last = () => view.run.frames - 1;
   const rate = () => speed * (spec.fps || Math.max(last(), 1) / 4);
 
   function measure() {
-    const width = canvas.clientWidth;
-    if (!width) return; // not on the page yet; the observer calls again
+    const { stage, controls } = parts;
+    if (!stage.clientWidth) return; // not on the page yet; the observer calls again
+    // In a page, all from the title to the controls is seen together.
+    const others =
+      controls.getBoundingClientRect().bottom - root.getBoundingClientRect().top - stage.offsetHeight;
+    const layout = arrange({
+      count,
+      width: stage.clientWidth,
+      height: presenting ? stage.clientHeight : roomOf(root) - others,
+      fill: presenting,
+      titled,
+      measured: spec.runs[0].metrics.length > 0,
+    });
     const ratio = window.devicePixelRatio || 1;
-    const side = Math.min(LARGEST_PANEL, (width - GAP * (count - 1)) / count);
-    const top = spec.panels.some((name) => name) || !view.sharedTimes ? TITLE_HEIGHT : 1;
-    const lines = view.run.metrics.length ? 2 * LINE_HEIGHT : 0;
-    const height = side + top + 1 + AXIS_HEIGHT + lines;
+    const { width, height, side } = layout;
+    canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
     if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
     if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
-    const size = Math.round((2.2 + side * 0.005) * ratio);
-    const layer = view.images ? null : particleLayer(view.palette, Math.round(side * ratio), size);
-    view.layout = { ratio, side, top, size, width, layer };
+    const size = Math.round(Math.max(2.2 + side * 0.005, side / 100) * ratio);
+    const before = view.layout;
+    const same = before?.layer && before.side === side && before.ratio === ratio;
+    const layer = same ? before.layer : particleLayer(Math.round(side * ratio), size);
+    view.layout = { ...layout, ratio, size, layer: view.images ? null : layer };
   }
 
   function draw() {
@@ -115,6 +139,10 @@ function render({ model, el }) {
     view.look = getComputedStyle(root);
     view.ink = view.look.color;
     view.paper = paperFor(view.ink);
+    if (view.dark !== (view.paper === "#111")) {
+      view.dark = view.paper === "#111";
+      takeColors();
+    }
     view.frameColor =
       view.look.getPropertyValue("--jp-border-color2").trim() || "rgba(128,128,128,.45)";
     view.brush.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -152,17 +180,65 @@ function render({ model, el }) {
     press(parts.trails, view.trails);
     press(parts.density, view.underlay);
     press(parts.grid, view.warped);
+    press(parts.own, view.ownScale);
+    parts.own.disabled = view.kind < 0;
     parts.around.disabled = view.follow < 0;
     parts.clear.disabled = view.follow < 0 && !view.chosen;
-    for (const each of [parts.around, parts.clear]) each.style.opacity = each.disabled ? 0.5 : 1;
+    for (const each of [parts.around, parts.clear, parts.own]) {
+      each.style.opacity = each.disabled ? 0.5 : 1;
+    }
+    press(parts.more, unfolded);
+    parts.more.style.display = presenting ? "inline-flex" : "none";
+    const told = presenting ? "end the full screen (f, Esc)" : "present: fill the screen (f)";
+    parts.whole.replaceChildren(icon(presenting ? "leave" : "whole"));
+    parts.whole.setAttribute("aria-label", told);
+    parts.whole.title = told;
+    for (const each of [parts.tools, parts.status]) {
+      each.style.display = presenting && !unfolded ? "none" : each === parts.tools ? "flex" : "block";
+    }
   }
 
   function tick(now) {
     request = 0;
     if (playing) advance(now);
+    for (const dial of parts.dials) if (dial.playing) turnOn(dial, now);
     draw();
     describe();
-    if (playing) schedule();
+    if (playing || parts.dials.some((dial) => dial.playing)) schedule();
+  }
+
+  // A dial that is played goes through its settings in 4 s, a second for each at most.
+  function turnOn(dial, now) {
+    const end = dial.values.length - 1;
+    const each = Math.min(Math.max(4000 / Math.max(end, 1), 150), 1000) / speed;
+    if (now - dial.since < each) return;
+    dial.since = now;
+    const at = Number(dial.slider.value);
+    if (at === end && !loop) return playDial(dial, false);
+    setDial(dial, at === end ? 0 : at + 1);
+  }
+
+  function playDial(dial, value) {
+    dial.playing = value;
+    showDial(dial);
+    if (!value) return;
+    const end = dial.values.length - 1;
+    if (Number(dial.slider.value) === end) setDial(dial, 0); // at the end, play starts over
+    dial.since = performance.now();
+    schedule();
+  }
+
+  function setDial(dial, index) {
+    dial.slider.value = String(index);
+    turnDials();
+  }
+
+  function showDial(dial) {
+    const value = dial.values[Number(dial.slider.value)];
+    dial.value.textContent = value;
+    dial.slider.setAttribute("aria-valuetext", value);
+    dial.play.replaceChildren(icon(dial.playing ? "pause" : "play"));
+    dial.play.setAttribute("aria-pressed", String(dial.playing));
   }
 
   function advance(now) {
@@ -210,6 +286,34 @@ function render({ model, el }) {
   const stepBack = () => go(Math.ceil(view.position) - 1);
   const stepForward = () => go(Math.floor(view.position) + 1);
 
+  // Presenting --------------------------------------------------------------------------------
+
+  // Where a browser has no full screen for elements (an iPhone, a frame that may not), the player
+  // covers the page.
+  function present() {
+    if (!document.fullscreenEnabled) return setPresenting(true);
+    root.requestFullscreen().catch(() => setPresenting(true));
+  }
+
+  function endPresenting() {
+    if (document.fullscreenElement === root) document.exitFullscreen();
+    else setPresenting(false);
+  }
+
+  const turnPresenting = () => (presenting ? endPresenting() : present());
+
+  function setPresenting(value) {
+    presenting = value;
+    unfolded = false;
+    // Controls grow half as fast as the screen: the room is the panels'.
+    const size = value ? Math.max(1, 0.3 + window.innerHeight / 1030) : 1;
+    setSize(parts, size, value, view.paper);
+    showButtons();
+    measure();
+    redraw();
+    if (value) canvas.focus({ preventScroll: true });
+  }
+
   // Following ---------------------------------------------------------------------------------
 
   function select(follow, chosen) {
@@ -252,6 +356,12 @@ function render({ model, el }) {
   }
   on(parts.arrows, "change", () => {
     view.kind = Number(parts.arrows.value) - 1;
+    showButtons();
+    redraw();
+  });
+  on(parts.own, "click", () => {
+    view.ownScale = !view.ownScale;
+    showButtons();
     redraw();
   });
   on(parts.colouring, "change", () => {
@@ -259,7 +369,27 @@ function render({ model, el }) {
     takeColors();
     redraw();
   });
-  for (const dial of parts.dials) on(dial, "change", turnDials);
+  for (const dial of parts.dials) {
+    on(dial.play, "click", () => playDial(dial, !dial.playing));
+    on(dial.slider, "input", () => {
+      playDial(dial, false);
+      turnDials();
+      redraw();
+    });
+  }
+  on(parts.whole, "click", turnPresenting);
+  on(parts.more, "click", () => {
+    unfolded = !unfolded;
+    showButtons();
+  });
+  on(document, "fullscreenchange", () => {
+    const now = document.fullscreenElement === root;
+    if (now !== presenting) setPresenting(now);
+  });
+  on(window, "resize", () => {
+    measure();
+    draw();
+  });
   on(parts.another, "click", () => select(another(view), view.chosen));
   on(parts.around, "click", () => select(view.follow, region(view)));
   on(parts.clear, "click", clear);
@@ -269,7 +399,8 @@ function render({ model, el }) {
       event.stopPropagation(); // a select answers to its keys by itself
       return;
     }
-    const onSlider = event.target === slider;
+    const onSlider = event.target.type === "range";
+    const dial = parts.dials.find((each) => each.slider === event.target);
     // Buttons answer to space and the slider to arrows, Home and End by themselves.
     const moves = onSlider
       ? {}
@@ -279,8 +410,12 @@ function render({ model, el }) {
           Home: () => go(0),
           End: () => go(last()),
         };
-    if (event.target.tagName !== "BUTTON") moves[" "] = toggle;
+    if (event.target.tagName !== "BUTTON") {
+      moves[" "] = dial ? () => playDial(dial, !dial.playing) : toggle;
+    }
+    moves.f = turnPresenting;
     if (view.follow >= 0 || view.chosen || view.box) moves.Escape = clear;
+    if (presenting) moves.Escape = endPresenting;
     const move = moves[event.key];
     if (!move) return;
     event.preventDefault();
@@ -293,10 +428,14 @@ function render({ model, el }) {
   });
   const themed = new MutationObserver(schedule);
 
+  const titled =
+    spec.panels.some((name) => name) ||
+    spec.runs.some(({ times }) => times.some((each) => each.some((t, i) => t !== times[0][i])));
   takeRun(0);
+  parts.dials.forEach(showDial);
   view.trailed = trailed(view);
   view.position = view.forward ? 0 : last();
-  resized.observe(canvas);
+  resized.observe(parts.stage);
   themed.observe(document.body, {
     attributes: true,
     attributeFilter: ["class", "data-jp-theme-light", "data-jp-theme-name"],
@@ -312,6 +451,7 @@ function render({ model, el }) {
     themed.disconnect();
     cancelAnimationFrame(request);
     playing = false;
+    for (const dial of parts.dials) dial.playing = false;
     root.remove();
   };
 }

@@ -30,7 +30,7 @@ def test_the_notebook_runs_without_an_error_and_its_player_answers(path, open_no
     if has_player(path):
         player = notebook.players.first
         player.locator("canvas").wait_for()
-        slider = player.get_by_role("slider")
+        slider = player.get_by_role("slider", name="time step")
         settle = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
         picture = "canvas => canvas.toDataURL()"
         slider.fill(slider.get_attribute("min"))  # also ends an autoplay

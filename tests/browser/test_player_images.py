@@ -52,8 +52,8 @@ def test_images_change_with_time_and_only_their_controls_are_there(notebook):
     assert max(shades) == 255
     names = [b.get_attribute("aria-label") for b in player.get_by_role("button").all()]
     assert names == [
-        "step back", "play/pause", "step forward", "play direction: data to noise", "loop",
-        "follow another image", "clear the selection",
+        "step back", "play/pause", "step forward", "play direction: data to noise",
+        "present: fill the screen (f)", "loop", "follow another image", "clear the selection",
     ]  # fmt: skip
     data = picture(player)
     set_slider(player, 6)

@@ -45,14 +45,19 @@ def drawn(player):
     return player
 
 
+def time_slider(player):
+    """The slider of the time; dials have sliders, too."""
+    return player.get_by_role("slider", name="time step")
+
+
 def step(player) -> int:
     """Where the slider stands."""
-    return int(player.get_by_role("slider").input_value())
+    return int(time_slider(player).input_value())
 
 
 def set_slider(player, value: int) -> None:
     """Drag the slider, as far as the page can tell."""
-    player.get_by_role("slider").fill(str(value))
+    time_slider(player).fill(str(value))
     drawn(player)
 
 
