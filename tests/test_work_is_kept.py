@@ -14,7 +14,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +27,7 @@ import pytest
 from jupytext.config import load_jupytext_configuration_file
 
 from tests.notebooks.checks import complaints_about_pair, course
+from tests.servers import start
 from tools import build_notebooks
 from tools.build_notebooks import WorkWouldBeLostError, bytes_of, edits, main
 
@@ -161,15 +161,15 @@ def serve(room: Path, root: Path, extensions: dict[str, bool]) -> Iterator[Jupyt
     (config / "jupyter_server_config.json").write_text(
         json.dumps({"ServerApp": {"jpserver_extensions": extensions}})
     )
-    command = [
-        sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root",
+    arguments = [
+        "--no-browser", "--allow-root",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
         "--IdentityProvider.token=", f"--ServerApp.root_dir={root}",
         "--ServerApp.disable_check_xsrf=True",
     ]  # fmt: skip
     variables = {**os.environ, **private, "JUPYTER_CONFIG_PATH": str(ROOT / "tools" / "jupyter")}
     log = (room / "log").open("w+")
-    server = subprocess.Popen(command, cwd=room, env=variables, stdout=log, stderr=log)
+    server = start("jupyter_server", *arguments, cwd=room, env=variables, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         while True:

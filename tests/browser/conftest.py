@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +22,8 @@ from typing import Any
 
 import nbformat
 import pytest
+
+from tests.servers import start
 
 try:
     from playwright import sync_api as playwright_api
@@ -95,15 +96,13 @@ def serving(room: Path) -> Iterator[Lab]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     log = (room / "jupyter.log").open("w+")
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-            "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-            "--IdentityProvider.token=", f"--ServerApp.root_dir={files}",
-            "--ServerApp.disable_check_xsrf=True",
-            f"--LabApp.user_settings_dir={settings}/user",
-            f"--LabApp.workspaces_dir={settings}/workspaces",
-        ],
+    server = start(
+        "jupyterlab", "--no-browser", "--allow-root",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=", f"--ServerApp.root_dir={files}",
+        "--ServerApp.disable_check_xsrf=True",
+        f"--LabApp.user_settings_dir={settings}/user",
+        f"--LabApp.workspaces_dir={settings}/workspaces",
         env=os.environ
         | {name: str(folder) for name, folder in private.items()}
         | {"JUPYTER_CONFIG_PATH": str(Path(__file__).parents[2] / "tools" / "jupyter")},
@@ -283,6 +282,35 @@ def open_notebook(lab: Lab, chromium: playwright_api.Browser):
     for context in contexts:
         context.close()
     end_kernels(lab)
+
+
+@pytest.fixture
+def open_page(chromium: playwright_api.Browser):
+    """Opens a page from disk, with the network off; gives the player on it.
+
+    size: of the window; options: of the browser context, such as `has_touch`. What the page
+    complains about fails the test.
+    """
+    contexts, complaints = [], []
+
+    def opener(path: Path, size: dict | None = None, script: str = "", **options):
+        viewport = size or {"width": 1280, "height": 900}
+        contexts.append(chromium.new_context(offline=True, viewport=viewport, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.add_init_script(script)
+        page.goto(path.as_uri())
+        player = page.locator(".diffflow-player")
+        player.locator("canvas").wait_for()
+        player.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r)))")
+        return player
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert complaints == []
 
 
 def _ask(lab: Lab, method: str, path: str, body: dict | None = None) -> Any:
