@@ -60,10 +60,12 @@ def train(name: str, minutes: float = math.inf) -> Process | None:
     folder, model = RUNS / name, None
     end = time.monotonic() + 60 * minutes
     while model is None and time.monotonic() < end:
-        began = time.process_time()
-        left = max(0.01, (end - time.monotonic()) / 60)
-        model = scale.train(CHAINS[name], folder, min(PIECE, left), look_every=1000)
+        piece = min(PIECE, (end - time.monotonic()) / 60)
+        began, clock = time.process_time(), time.monotonic()
+        model = scale.train(CHAINS[name], folder, piece, look_every=1000)
         spent = time.process_time() - began
+        if time.monotonic() - clock < 60 * piece:  # somebody stopped it
+            end = -math.inf
         write_whole(folder / "pieces.json", to_json([*pieces(folder), round(spent, 1)]))
     return model
 
