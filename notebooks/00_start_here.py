@@ -211,18 +211,18 @@ print(f"1 nat less: a factor of {math.e:.2f} less")
 
 # %%
 print("                        bound     gap     leak   sliced W2   training")
+machines = set()
 for steps in (5, 10, 30):
     for kind in ("ddpm", "diffflow"):
         card = pretrained(kind, "olympic_rings", steps=steps).card
         m = card["metrics"]
+        machines.add(card["machine"].split(",")[0])
         print(
             f"N = {steps:2d}  {kind:8s}     {m['bound']:7.2f} {m['gap']:7.2f} {m['leak']:8.1%}"
             f" {m['sliced_w2']:11.3f} {card['seconds']:8.0f} s"
         )
 print(f"data against data                           0.0% {m['sliced_w2_floor']:11.3f}")
-print(
-    f"\nMeasured on {m['n']} samples, seed {m['seed']}, trained on {card['machine'].split(',')[0]}."
-)
+print(f"\nMeasured on {m['n']} samples, seed {m['seed']}; trained on {' or '.join(sorted(machines))}.")
 
 # %% [markdown]
 # **Explain.** At five steps DiffFlow leaks a third of what DDPM does, and its gap is 1.17 nats instead of 1.74; at ten
@@ -306,7 +306,7 @@ fit(young, density, steps=500, callback=keep)
 
 for step, panels in snapshots.items():
     far = metrics.leak(panels["a young DDPM"].start, density)
-    verdict(f"leak after {step:3d} steps of training", far, form=".0%", above=0.5)
+    verdict(f"leak after {step:3d} steps of training", far, form=".0%", above=0.3)
 
 # %%
 play(

@@ -46,7 +46,9 @@ from diffflow_edu.exercises.machines import (
     check_verdict,
 )
 from diffflow_edu.exercises.scores import (
+    check_annealed_langevin,
     check_denoising_loss,
+    check_euler_maruyama,
     check_gaussian_score,
     check_langevin_step,
     check_noise_levels,
@@ -65,6 +67,7 @@ from diffflow_edu.exercises.two_sdes import (
 )
 
 __all__ = [
+    "check_annealed_langevin",
     "check_backward_noise",
     "check_bits_per_dim",
     "check_chance_level",
@@ -75,6 +78,7 @@ __all__ = [
     "check_denoise",
     "check_denoising_loss",
     "check_dequantise",
+    "check_euler_maruyama",
     "check_excess",
     "check_family_drift",
     "check_flexible_grid",

@@ -1,4 +1,7 @@
-"""Notebook 02: the score of a Gaussian, a Langevin step, the denoising loss, the noise levels."""
+"""Notebook 02: Euler–Maruyama, the score of a Gaussian, the denoising loss, annealed Langevin.
+
+A Langevin step and the noise levels of NCSN are checked here too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,203 @@ from diffflow_edu.exercises.checking import Slip, check_function
 
 FLAT = Callable[[Tensor], Tensor]
 """A score as these exercises see it: x (B, d) -> (B, d)."""
+
+
+def check_euler_maruyama(answer: Any) -> bool:
+    """Answer(f, g, x, times, noise) are the particles at the last time, (B, d).
+
+    dx = f(x, t) dt + g dw in steps. f: (x (B, d), t 0-d) -> (B, d); g: a number; x: (B, d) at
+    times[0]; times: (N + 1,), rising, not evenly; noise: (N, B, d), standard normal.
+    """
+    draw = torch.Generator().manual_seed(5)
+    cases = []
+    for steps, d, g in ((4, 1, 0.7), (6, 3, 1.4)):
+        times = (torch.rand(steps + 1, generator=draw, dtype=torch.float64) + 0.1).cumsum(0)
+        x, noise = (
+            torch.randn(shape, generator=draw, dtype=torch.float64)
+            for shape in ((5, d), (steps, 5, d))
+        )
+        cases.append((lambda x, t: torch.sin(x + t) - x, g, x, times, noise))
+
+    def walk(step: Callable[..., Tensor], order: Callable[[int], Any] = range) -> Any:
+        """A loop whose step is step(f, g, x, times, i, z)."""
+
+        def wrong(f: Any, g: float, x: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+            for i in order(len(noise)):
+                x = step(f, g, x, times, i, noise[i])
+            return x
+
+        return wrong
+
+    def moved(f: Any, g: float, x: Tensor, times: Tensor, i: int, z: Tensor) -> Tensor:
+        dt = times[i + 1] - times[i]
+        return x + f(x, times[i]) * dt + g * dt.sqrt() * z
+
+    def with_scale(scale: Callable[[float, Tensor], Any]) -> Any:
+        def step(f: Any, g: float, x: Tensor, times: Tensor, i: int, z: Tensor) -> Tensor:
+            dt = times[i + 1] - times[i]
+            return x + f(x, times[i]) * dt + scale(g, dt) * z
+
+        return walk(step)
+
+    def with_drift(drift: Callable[..., Tensor]) -> Any:
+        def step(f: Any, g: float, x: Tensor, times: Tensor, i: int, z: Tensor) -> Tensor:
+            dt = times[i + 1] - times[i]
+            return x + drift(f, x, times, i, dt) + g * dt.sqrt() * z
+
+        return walk(step)
+
+    def from_the_start(f: Any, g: float, x: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        return moved(f, g, x, times, len(noise) - 1, noise[-1])
+
+    def all_states(f: Any, g: float, x: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        states = [x]
+        for i in range(len(noise)):
+            states.append(moved(f, g, states[-1], times, i, noise[i]))
+        return torch.stack(states)
+
+    def equal_steps(f: Any, g: float, x: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        even = torch.linspace(float(times[0]), float(times[-1]), len(times), dtype=times.dtype)
+        return walk(moved)(f, g, x, even, noise)
+
+    slips = [
+        Slip(
+            with_scale(lambda g, dt: g * dt),
+            "the noise grows with √Δt, not with Δt: variances add up, standard deviations do not.",
+        ),
+        Slip(
+            with_scale(lambda g, dt: g),
+            "the noise lacks its √Δt: with smaller steps the particle would be shaken more often, "
+            "and as strongly.",
+        ),
+        Slip(
+            with_scale(lambda g, dt: g**2 * dt.sqrt()),
+            "g multiplies the noise once: g² Δt is the variance, g √Δt the standard deviation.",
+        ),
+        Slip(with_scale(lambda g, dt: dt.sqrt()), "the noise lacks its g."),
+        Slip(
+            with_scale(lambda g, dt: 0.0), "the noise is missing: this is Euler's method, no SDE."
+        ),
+        Slip(
+            with_drift(lambda f, x, times, i, dt: f(x, times[i])),
+            "the drift lacks its Δt: f is a velocity, f Δt the way it goes.",
+        ),
+        Slip(
+            with_drift(lambda f, x, times, i, dt: -f(x, times[i]) * dt),
+            "the drift has the wrong sign: in a time dt a particle moves by + f dt.",
+        ),
+        Slip(with_drift(lambda f, x, times, i, dt: 0 * x), "the drift is missing."),
+        Slip(
+            with_drift(lambda f, x, times, i, dt: f(x, times[i + 1]) * dt),
+            "the drift is evaluated where the step begins, at times[i].",
+        ),
+        Slip(
+            with_drift(lambda f, x, times, i, dt: f(x, times[0]) * dt),
+            "the drift depends on the time: evaluate it at times[i] in step i.",
+        ),
+        Slip(
+            from_the_start,
+            "every step begins at the first x: let each begin where the one before it ended.",
+        ),
+        Slip(all_states, "these are the states of all times; return the last one."),
+        Slip(
+            walk(moved, lambda n: range(n - 1)),
+            "the last step is missing: N + 1 times make N steps.",
+        ),
+        Slip(
+            equal_steps,
+            "the times need not be equally spaced: the step i is times[i + 1] − times[i] long.",
+        ),
+    ]
+    praise = "right, Euler–Maruyama: with it any SDE of this course can be simulated."
+    return check_function("euler_maruyama", answer, walk(moved), slips, cases, praise)
+
+
+def check_annealed_langevin(answer: Any) -> bool:
+    """Answer(score, sigmas, x, eta, noise) are samples of annealed Langevin dynamics, (B, d).
+
+    score: (x (B, d), sigma 0-d) -> (B, d); sigmas: (L,), rising; x: (B, d), where it begins; eta:
+    the step length over σ²; noise: (L, K, B, d), K steps at each level. Tweedie's formula at σ_1
+    comes last.
+    """
+    draw = torch.Generator().manual_seed(6)
+    cases = []
+    for levels, steps, d, eta in ((3, 2, 2, 0.3), (4, 3, 3, 0.1)):
+        sigmas = (0.1 + torch.rand(levels, generator=draw, dtype=torch.float64)).cumsum(0)
+        x, noise = (
+            torch.randn(shape, generator=draw, dtype=torch.float64)
+            for shape in ((5, d), (levels, steps, 5, d))
+        )
+        cases.append((lambda x, sigma: -torch.tanh(x) / (1 + sigma), sigmas, x, eta, noise))
+
+    def walk(
+        length: Callable[[float, Tensor], Any] = lambda eta, sigma: eta * sigma**2,
+        scale: Callable[[Any], Any] = lambda eps: (2 * eps) ** 0.5,
+        down: bool = True,
+        last: float = 1.0,
+        steps: int | None = None,
+        at: int | None = None,
+    ) -> Any:
+        def wrong(score: Any, sigmas: Tensor, x: Tensor, eta: float, noise: Tensor) -> Tensor:
+            order = range(len(sigmas))
+            for i in reversed(order) if down else order:
+                eps = length(eta, sigmas[i])
+                for z in noise[i, :steps]:
+                    s = score(x, sigmas[i if at is None else at])
+                    x = x + eps * s + scale(eps) * z
+            return x + last * sigmas[0] ** 2 * score(x, sigmas[0])
+
+        return wrong
+
+    slips = [
+        Slip(
+            walk(down=False),
+            "begin with the widest level, the last of sigmas, and end with the narrowest.",
+        ),
+        Slip(
+            walk(last=0.0),
+            "the last step is missing: Tweedie's formula at σ_1, x + σ_1² s, removes the last "
+            "noise.",
+        ),
+        Slip(
+            walk(length=lambda eta, sigma: torch.as_tensor(eta)),
+            "the step is as long at every level: it must be ε_i = η σ_i², small against the blur.",
+        ),
+        Slip(
+            walk(length=lambda eta, sigma: eta * sigma),
+            "the step is ε_i = η σ_i²: a step has the unit of x squared.",
+        ),
+        Slip(
+            walk(scale=lambda eps: eps**0.5),
+            "the noise is too weak: √(2ε), not √ε, keeps the balance.",
+        ),
+        Slip(walk(scale=lambda eps: 2 * eps), "the noise is √(2ε) z: its variance is 2ε."),
+        Slip(
+            walk(scale=lambda eps: 0.0),
+            "the noise is missing: without it the particles climb to the nearest peak.",
+        ),
+        Slip(
+            walk(scale=lambda eps: 1.0), "the noise lacks its √(2ε).",
+        ),
+        Slip(
+            walk(steps=1),
+            "one step a level so far: noise[i] holds the K draws of level i, so take K steps.",
+        ),
+        Slip(
+            walk(at=0),
+            "the score is evaluated at σ_1 at every level: ask score(x, sigmas[i]).",
+        ),
+        Slip(
+            walk(at=-1),
+            "the score is evaluated at the widest level throughout: ask score(x, sigmas[i]).",
+        ),
+        Slip(
+            walk(last=0.5),
+            "Tweedie's formula is x + σ_1² s, without the ½.",
+        ),
+    ]  # fmt: skip
+    praise = "right: wide levels decide where a particle goes, narrow ones refine it."
+    return check_function("annealed_langevin", answer, walk(), slips, cases, praise)
 
 
 def check_gaussian_score(answer: Any) -> bool:
@@ -142,11 +342,11 @@ def check_denoising_loss(answer: Any) -> bool:
     cases = [
         (
             score,
-            torch.randn(7, 2, generator=draw, dtype=torch.float64),
+            torch.randn(n, d, generator=draw, dtype=torch.float64),
             torch.tensor(sigma, dtype=torch.float64),
-            torch.randn(7, 2, generator=draw, dtype=torch.float64),
+            torch.randn(n, d, generator=draw, dtype=torch.float64),
         )
-        for score, sigma in zip(scores, (0.5, 1.6), strict=True)
+        for score, sigma, n, d in zip(scores, (0.5, 1.6), (7, 5), (2, 3), strict=True)
     ]
 
     def per_particle(error: Tensor) -> Tensor:
@@ -172,7 +372,7 @@ def check_denoising_loss(answer: Any) -> bool:
         ),
         Slip(
             lambda score, x, sigma, noise: per_particle(score(x) + noise / sigma).mean(),
-            "ask for the score at the noisy point x + σε; at x the noise cannot be guessed.",
+            "evaluate the score at the noisy point x + σε: at x nothing tells the noise.",
         ),
         Slip(
             lambda score, x, sigma, noise: per_particle(score(x + noise) + noise / sigma).mean(),
@@ -187,6 +387,13 @@ def check_denoising_loss(answer: Any) -> bool:
                 2 * per_particle(score(x + sigma * noise) + noise / sigma).mean()
             ),
             "the ½ is missing.",
+        ),
+        Slip(
+            lambda score, x, sigma, noise: (
+                (score(x + sigma * noise) + noise / sigma).square().mean()
+            ),
+            "this is the mean over all coordinates, as F.mse_loss takes it: right in two "
+            "dimensions by chance. ½‖·‖² is half the sum over the d coordinates of a particle.",
         ),
         Slip(
             lambda score, x, sigma, noise: (
@@ -207,7 +414,7 @@ def check_denoising_loss(answer: Any) -> bool:
             "this is weighted by σ², as NCSN does across levels; at one level leave it out.",
         ),
     ]
-    praise = "right: the noise knows the way back."
+    praise = "right: the noise that was added tells the way back."
     return check_function("denoising_loss", answer, _denoising_loss, slips, cases, praise)
 
 

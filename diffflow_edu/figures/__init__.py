@@ -11,16 +11,19 @@ from diffflow_edu.figures.dial import noise_dial
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
 from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
 from diffflow_edu.figures.machines import claim_matrix, latent_clouds, verdict_bars
+from diffflow_edu.figures.reversal import Reversal, origins, reversals
 from diffflow_edu.figures.scores import ScorePanel, score_fields
 from diffflow_edu.figures.sheets import image_sheets, quality_against_steps
 from diffflow_edu.figures.style import MODELS, MODES, particle_colors, style, view_square
 from diffflow_edu.figures.training import loss_curve
 from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
+from diffflow_edu.figures.walks import paths_beside, walks
 
 __all__ = [
     "CurvePanel",
     "MODELS",
     "MODES",
+    "Reversal",
     "ScorePanel",
     "algorithm_two",
     "alt_text",
@@ -39,8 +42,11 @@ __all__ = [
     "magnifier",
     "noise_dial",
     "particle_colors",
+    "origins",
     "paths",
+    "paths_beside",
     "quality_against_steps",
+    "reversals",
     "samples_against_truth",
     "score_fields",
     "square_grid",
@@ -49,5 +55,6 @@ __all__ = [
     "time_grids",
     "verdict_bars",
     "view_square",
+    "walks",
     "warped_grids",
 ]
