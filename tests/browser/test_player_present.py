@@ -11,7 +11,6 @@ import pytest
 
 from diffflow_edu import toy
 from diffflow_edu.player import play
-from tests.browser.conftest import PATIENCE
 from tests.browser.test_player_in_jupyterlab import SETUP, drawn, picture, set_slider
 
 PROJECTOR = {"width": 1920, "height": 1080}
@@ -30,32 +29,14 @@ def addresses(tmp_path_factory):
         runs = {n: dict.fromkeys(panels, names[run]) for n, run in ((10, "few"), (30, "many"))}
         path = room / f"{count}.html"
         play({"N": runs}, density=toy.load("ring"), title="A title").save_html(path)
-        made[count] = path.as_uri()
+        made[count] = path
     return made
 
 
 @pytest.fixture
-def player_on(chromium, addresses):
-    """Opens a saved page in a window of a size; a complaint of the page fails the test."""
-    contexts, complaints = [], []
-
-    def opener(count: int, size: dict, script: str = "", **options):
-        context = chromium.new_context(offline=True, viewport=size, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.add_init_script(script)
-        page.goto(addresses[count])
-        player = page.locator(".diffflow-player")
-        player.locator("canvas").wait_for()
-        return drawn(player)
-
-    yield opener
-    for context in contexts:
-        context.close()
-    assert complaints == []
+def player_on(open_page, addresses):
+    """Opens the page of so many panels in a window of a size."""
+    return lambda count, *size, **options: drawn(open_page(addresses[count], *size, **options))
 
 
 def side_of(player, count: int) -> float:
