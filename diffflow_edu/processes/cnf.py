@@ -54,7 +54,9 @@ class CNF(Process):
     solver: how the ODE is integrated; by default dopri5 to 1e-5.
     train_steps: in training mode `loss` takes so many steps of rk4 instead: cheap, and of a known
         cost. It is rk4's −log p, which a field that bends too fast for so few steps makes look
-        better than it is; ``-model.log_prob(x)`` is the truth. None trains through `solver`.
+        better than it is; ``-model.log_prob(x)`` is the truth. Measured in 3-D, five clouds of
+        width .15, 64 wide, 300 steps: with 4 the loss says .31 nats where .57 are true, with 8,
+        at twice the time, .417 where .416 are true. None trains through `solver`.
     gradient: "direct" goes through every step and keeps them all, "adjoint" keeps only the ends and
         solves a second ODE; by default direct in fixed steps, adjoint in adaptive ones.
     kinetic, jacobian: weights of the regularisers ∫‖f‖² dt and ∫‖∂f/∂x‖²_F dt in `loss` (RNODE,
