@@ -40,6 +40,10 @@ class Processes:
         if self.accelerator is None:
             return
         model.to(self.accelerator.device)
+        self.share(model)
+
+    def share(self, model: nn.Module) -> None:
+        """Give every process the weights and buffers of the first."""
         if self.count > 1:
             for tensor in model.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)

@@ -224,6 +224,8 @@ def fit(
         with fork_rng(like.device):
             torch.manual_seed(seed)
             said = _look_at(source, held, model, batch_size, standardise)
+            if standardise:  # by the first process's data, where each has its own
+                processes.share(model)
             torch.manual_seed(seed + 1_000_003 * processes.rank)
             known = settings(model)
             batch = check_fits(source, model, batch_size)

@@ -164,6 +164,42 @@ def test_two_processes_stay_alike_draw_apart_and_resume_together(tmp_path):
     assert not any(torch.equal(x, y) for x, y in zip(seen, other, strict=True))
 
 
+def test_two_processes_standardise_alike_and_keep_the_same_best_weights(tmp_path):
+    run_two(
+        """
+        import warnings
+        warnings.simplefilter("error")
+        density = toy.load("eight_gaussians", width=0.2)
+        class Far:
+            def sample(self, n, seed=None):
+                return 5 * density.sample(n, seed) + 30 + 0.2 * rank  # each its own part
+
+        held = Far().sample(200, seed=1)
+        run = dict(steps=6, batch_size=16, lr=0.05, accelerator=accelerator, standardise=True)
+        run |= dict(validation=held, validate_every=1, patience=3)
+        history = fit(model, Far(), **run)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            bound = float(model.bound(held - 0.2 * rank).mean())
+        numbers = (history.loss, history.validation_steps, history.validation_loss,
+                   history.best_step, bound)
+        torch.save((numbers, model.state_dict()), f"{out}/{rank}.pt")
+        """,
+        tmp_path,
+    )
+    (numbers, state), (others, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert numbers == others
+    for name, tensor in state.items():
+        assert torch.equal(tensor, other[name]), name
+    loss, steps, validation, best, bound = numbers
+    assert len(steps) == len(validation) == len(loss)
+    assert validation[steps.index(best)] == min(validation)
+    # In nats of the data's own units; of 200 paths with other noise.
+    assert bound == pytest.approx(min(validation), rel=0.2)
+    assert float(state["data_scale"]) == pytest.approx(5, rel=0.05)
+    torch.testing.assert_close(state["data_mean"], torch.full((2,), 30.0), rtol=0, atol=0.3)
+
+
 def _with_start(folder):
     torch.save(small(seed=7).state_dict(), folder / "start.pt")
     return folder
