@@ -34,6 +34,20 @@ def test_arrows_point_along_the_score_and_grow_with_its_square_root():
     assert np.ptp(length[short & outside] / np.sqrt(distance[short & outside])) < 1e-4
 
 
+def test_arrows_of_two_panels_compare_unless_each_says_that_it_has_its_own_scale():
+    panels = {k: figures.ScorePanel(lambda x, k=k: -k * x) for k in (4.0, 1.0)}
+    lengths = {}
+    for own in (False, True):
+        figure = figures.score_fields(panels, own_scale=own)
+        lengths[own] = [np.hypot(q.U, q.V).min() for q in map(quiver_of, figure.axes)]
+        labels = [axes.get_title() for axes in figure.axes]
+        assert all("own scale" in label for label in labels) is own
+        assert (figure.get_supxlabel() == "") is own
+    # The square roots of 4 and 1; the shortest arrow of a field is not cut.
+    assert lengths[False][0] == pytest.approx(2 * lengths[False][1])
+    assert lengths[True][0] == pytest.approx(lengths[True][1])
+
+
 def test_every_panel_has_its_title_its_points_and_its_shade():
     panels = {
         "one": figures.ScorePanel(lambda x: -x, lambda x: -0.5 * x.square().sum(1)),
@@ -50,7 +64,11 @@ def test_every_panel_has_its_title_its_points_and_its_shade():
     ("panels", "extent", "message"),
     [
         ({}, 1.0, "panels must hold at least one ScorePanel"),
-        ({"": figures.ScorePanel(torch.zeros_like)}, 0.0, "extent must be positive and finite, got 0.0"),
+        (
+            {"": figures.ScorePanel(torch.zeros_like)},
+            0.0,
+            "extent must be positive and finite, got 0.0",
+        ),
     ],
 )
 def test_bad_input_is_named(panels, extent, message):

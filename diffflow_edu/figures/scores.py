@@ -19,7 +19,7 @@ ARROWS = 21
 """Along each side of a panel."""
 
 LONGEST = 1.15
-"""Arrows are drawn at most so many times as long as the one at the 95 % quantile of their panel."""
+"""Arrows are drawn at most so many times as long as the one that stands for the scale."""
 
 PIXELS = 240
 
@@ -37,18 +37,26 @@ class ScorePanel(NamedTuple):
 
 
 def score_fields(
-    panels: Mapping[str, ScorePanel], title: str | None = None, extent: float = 2.5
+    panels: Mapping[str, ScorePanel],
+    title: str | None = None,
+    extent: float = 2.5,
+    own_scale: bool = False,
 ) -> Figure:
     """Each panel's score as arrows over its density, side by side.
 
-    An arrow's length grows with the square root of the score's, on a scale of its panel's own.
+    An arrow's length grows with the square root of the score's, on one scale for all panels: the
+    largest of their 95 % quantiles of ‖s‖, which is told below them.
 
-    panels: by panel title. extent: half side of the square around 0 that is shown. Raises
-    ValueError for an empty dict and for extent ≤ 0.
+    panels: by panel title. extent: half side of the square around 0 that is shown. own_scale: each
+    panel has its own 95 % quantile as its scale, and says so; lengths of different panels then do
+    not compare. Raises ValueError for an empty dict and for extent ≤ 0.
     """
     if not panels:
         raise ValueError("panels must hold at least one ScorePanel, got an empty dict")
     check_positive(extent=extent)
+    fields = {name: _field(panel.score, extent) for name, panel in panels.items()}
+    scales = {name: _scale(field) for name, field in fields.items()}
+    shared = max(scales.values())
     size = (5.4, 5.6) if len(panels) == 1 else (3.5 * len(panels), 4.1)
     with style():
         figure, grid = plt.subplots(
@@ -64,9 +72,13 @@ def score_fields(
             if panel.points is not None:
                 x, y = panel.points.detach().cpu().numpy().T
                 axes.scatter(x, y, s=3, c="#8C8C8C", lw=0, rasterized=True)
-            _arrows(axes, panel.score, extent)
+            scale = scales[name] if own_scale else shared
+            _arrows(axes, fields[name], scale or 1.0, extent)
             bare_square(axes, (0.0, 0.0, extent))
-            axes.set_title(as_text(name))
+            own = f"\nown scale: a long arrow is ‖s‖ = {scale:.2g}" if own_scale else ""
+            axes.set_title(as_text(name) + own)
+        if not own_scale:
+            figure.supxlabel(f"a long arrow is ‖s‖ = {shared:.2g}", fontsize=12)
         headline(figure, title)
     return figure
 
@@ -93,12 +105,22 @@ def _shade(axes: Axes, log_prob: Callable[[Tensor], Tensor], extent: float) -> N
     )
 
 
-def _arrows(axes: Axes, score: Callable[[Tensor], Tensor], extent: float) -> None:
-    points = _middles(ARROWS, extent)
+def _field(score: Callable[[Tensor], Tensor], extent: float) -> np.ndarray:
+    """The score at the arrows' places, (ARROWS², 2)."""
     with torch.no_grad():
-        field = score(points).detach().cpu().double().numpy()
+        return score(_middles(ARROWS, extent)).detach().cpu().double().numpy()
+
+
+def _scale(field: np.ndarray) -> float:
+    """The 95 % quantile of the lengths; 0 where none is finite."""
+    length = np.linalg.norm(field, axis=1)
+    finite = length[np.isfinite(length)]
+    return float(np.quantile(finite, 0.95)) if len(finite) else 0.0
+
+
+def _arrows(axes: Axes, field: np.ndarray, scale: float, extent: float) -> None:
+    points = _middles(ARROWS, extent)
     length = np.linalg.norm(field, axis=1, keepdims=True)
-    scale = np.quantile(length[np.isfinite(length)], 0.95) or 1.0
     # Square roots of the lengths: scores near the data are much shorter than those far away.
     shown = np.sqrt(length / scale).clip(max=LONGEST)
     field = field / np.where(length > 0, length, 1.0) * shown
