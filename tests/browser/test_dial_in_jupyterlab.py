@@ -17,7 +17,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_three_machines.ipynb"
 CELLS = (
     "import matplotlib.pyplot",
     "TITLES = {",
-    "dial = {",
+    'W2 to N(0, I)": {}',
     'play(\n    {"B":',
 )
 
