@@ -199,7 +199,8 @@ class Items(Source):
                     f"labels=True needs items (x, label) of {self.name}, got "
                     f"{type(items[0]).__name__}s alone; or pass labels=… as a tensor"
                 )
-            labels = [one.item() if hasattr(one := item[1], "item") else one for item in items]
+            labels = [item[1] for item in items]
+            labels = [one.item() if getattr(one, "shape", None) == () else one for one in labels]
         return batch.to(self.like), self._labels(labels, len(items))
 
 

@@ -137,7 +137,7 @@ def as_labels(label: Labels, classes: int, name: str = "label") -> Tensor:
     if isinstance(label, (list, tuple, range)):
         if not all(isinstance(one, Integral) and not isinstance(one, bool) for one in label):
             raise ValueError(f"{wanted}{many}, got {shortly(label)}")
-        label = torch.tensor(label)
+        label = torch.tensor(label, dtype=torch.long)
     elif isinstance(label, Integral) and not isinstance(label, bool):
         label = torch.tensor(int(label))
     elif isinstance(label, np.ndarray):
