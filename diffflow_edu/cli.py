@@ -3,6 +3,8 @@
     diffflow-edu train runs/mnist --images mnist --steps 10 20 30 --minutes 60
     diffflow-edu evaluate runs/mnist/model.safetensors --steps 5 10 20 30
     diffflow-edu sample runs/mnist/model.safetensors --out samples.png
+    diffflow-edu train runs/classes --by-class True --start runs/mnist/model.safetensors
+    diffflow-edu sample runs/classes/model.safetensors --label 7 --guidance 1
 
 On several GPUs: accelerate launch -m diffflow_edu.cli train runs/cifar10 --images cifar10
 """
@@ -74,6 +76,8 @@ def sample(
     n: int = 64,
     seed: int = 0,
     last_noise: bool = False,
+    label: int | None = None,
+    guidance: float = 0.0,
 ) -> None:
     """Draw samples from a trained model and save them side by side as a PNG.
 
@@ -83,6 +87,9 @@ def sample(
         n: how many.
         seed: of the noise.
         last_noise: add noise in the last step, too; without, it is the mean (Tweedie's formula).
+        label: the class to draw, of a model trained with --by-class True.
+        guidance: how far to go beyond what the class asks for: 0 not at all, 1 to 3 for clearer and
+            more uniform samples.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(
@@ -90,9 +97,11 @@ def sample(
         )
     model = _image_model(weights)
     data_name = model.card["config"]["images"]
-    sheet = sheet_of(model.to(devices.accelerator()), model.shape, n, seed, last_noise)
+    model = model.to(devices.accelerator())
+    sheet = sheet_of(model, model.shape, n, seed, last_noise, label, guidance)
     out = write_new(out, sheet)
-    print(f"{n} samples of {data_name}: {out}")
+    of_class = "" if label is None else f" with label {label}"
+    print(f"{n} samples of {data_name}{of_class}: {out}")
 
 
 def evaluate(

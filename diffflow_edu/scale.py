@@ -40,7 +40,7 @@ from diffflow_edu import images, zoo
 from diffflow_edu.devices import fork_rng
 from diffflow_edu.files import to_json, write_whole
 from diffflow_edu.noise_range import NoiseRange, look_at_end, noise_range
-from diffflow_edu.processes.base import Process
+from diffflow_edu.processes.base import STANDARDISATION, Process
 from diffflow_edu.processes.ddpm import DDPM
 from diffflow_edu.processes.diffflow import DiffFlow
 from diffflow_edu.schedules import Schedule, check_positive, check_seed, check_whole, shortly
@@ -64,6 +64,8 @@ END = 1500
 """Pictures whose x_T is compared with noise before training."""
 CALIBRATION = 500
 """Pictures that the backward noise is set by, at the end of a stage."""
+ROW = 10
+"""Samples of a class, in a row of the sheet of a model by class."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Config:
     """bf16 is faster on a GPU; sums stay in 32 bits"""
     compile: bool = False
     """torch.compile the U-Nets: no faster on a CPU, not yet measured on a GPU"""
+    by_class: bool = False
+    """the networks are told the labels of the pictures, and can be asked for a class"""
+    start: str | None = None
+    """a safetensors file of an earlier run, such as one without classes: the first stage begins
+    with those of its weights that fit"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -153,6 +160,10 @@ class Config:
             raise ValueError(f"precision must be 'no' or 'bf16', got {shortly(self.precision)}")
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False, got {shortly(self.compile)}")
+        if not isinstance(self.by_class, bool):
+            raise ValueError(f"by_class must be True or False, got {shortly(self.by_class)}")
+        if self.start is not None and not (isinstance(self.start, str) and self.start):
+            raise ValueError(f"start must be the name of a file, got {shortly(self.start)}")
 
     def updates_of(self, stage: int) -> int:
         """Training steps of a stage, less those of a warm start."""
@@ -160,23 +171,29 @@ class Config:
         return (stage + 1) * self.updates // stages - stage * self.updates // stages
 
     def recipe(
-        self, steps: int, shape: tuple[int, ...], measured: NoiseRange | None = None
+        self,
+        steps: int,
+        shape: tuple[int, ...],
+        measured: NoiseRange | None = None,
+        classes: int = 0,
     ) -> dict[str, Any]:
         """What `zoo.build` makes the model of a stage from.
 
-        measured: of the pictures, where r_min or r_max is to follow from them.
+        measured: of the pictures, where r_min or r_max is to follow from them. classes: of the
+        pictures, for a run by class.
         """
         r_min, r_max = self.r_min or measured.r_min, self.r_max or measured.r_max
         grid = ["log_snr", {"steps": steps, "r_min": r_min, "r_max": r_max}]
         if self.grid == "flexible":
             grid = ["polynomial", {"steps": steps, "beta": self.beta, "flexible": True}]
+        optional = {"drift_size": self.drift_size, "classes": classes if self.by_class else 0}
         return {
             "kind": self.kind,
             "schedule": grid,
             "size": self.size,
             "shape": list(shape),
             "learn_backward_std": True,
-        } | ({"drift_size": self.drift_size} if self.drift_size else {})
+        } | {name: value for name, value in optional.items() if value}
 
 
 def train(
@@ -198,7 +215,8 @@ def train(
 
     Raises ValueError where the folder holds a run of another config or another process trains
     there, DataError for pictures that cannot be had, CheckpointError for a checkpoint that cannot
-    be used, ImportError without the packages of the extra "images".
+    be used, WeightsError for a start that cannot, ImportError without the packages of the extra
+    "images".
     """
     check_extra()
     check_whole("look_every", look_every)
@@ -207,6 +225,8 @@ def train(
         raise ValueError(f"minutes must be positive, got {shortly(minutes)}")
     folder = Path(folder)
     data = images.load(config.images)
+    begun = any((folder / f"stage-0.{kind}").exists() for kind in ("pt", "safetensors"))
+    start = zoo.read_weights(Path(config.start))[1] if config.start and not begun else {}
     if accelerator is None:
         from accelerate import Accelerator
 
@@ -220,7 +240,7 @@ def train(
         if accelerator.is_main_process:
             _claim(folder, config)
         accelerator.wait_for_everyone()
-        return _train(config, folder, minutes, look_every, accelerator, keep, data)
+        return _train(config, folder, minutes, look_every, accelerator, keep, data, start)
 
 
 def _train(
@@ -231,10 +251,12 @@ def _train(
     accelerator: Accelerator,
     keep: int,
     data: images.Images,
+    start: dict[str, Tensor],
 ) -> Process | None:
     """What `train` says, in a folder that is ours."""
     data = data.to(accelerator.device)
-    held = data.train[-HELD:]
+    classes = data.classes
+    held = data.train[-HELD:], data.train_labels[-HELD:]
     data = replace(data, train=data.train[:-HELD], train_labels=data.train_labels[:-HELD])
     end = time.monotonic() + 60 * minutes
     mean = data.mean()
@@ -244,7 +266,7 @@ def _train(
     with _terminated() as terminated:
         stop = _Stop(terminated, end)
         for stage, steps in enumerate(config.steps):
-            recipe = config.recipe(steps, data.shape, measured)
+            recipe = config.recipe(steps, data.shape, measured, classes)
             finished = folder / f"stage-{stage}.safetensors"
             card = {"recipe": recipe, "config": asdict(config)}
             if finished.exists():
@@ -254,6 +276,10 @@ def _train(
             with _seeded(config.seed, accelerator.device):
                 model = successor(zoo.build(recipe), model)
                 model.set_standardisation(mean, 1.0)
+            if start and stage == 0:
+                said = take(model, start, config.start)
+                if accelerator.is_main_process:
+                    print(said)
             if accelerator.is_main_process and stage == 0:
                 _look_ahead(model, data)
             model.to(memory_format=layout(accelerator.device, config.precision))
@@ -280,12 +306,14 @@ def _train(
                         checkpoint_keep=keep,
                         callback=watch.after,
                         stop=stop,
+                        labels=config.by_class or None,
                     )
                 if len(history.loss) < warm_start + updates:
                     return None
                 stop.patient = stop.patient or watch.steps == 0
                 with _seeded(config.seed, accelerator.device), asking(model, watch.asked):
-                    model.calibrate(data.sample(CALIBRATION, seed=config.seed + 1))
+                    x, label = data.sample_labelled(CALIBRATION, seed=config.seed + 1)
+                    model.calibrate(x, label=label if config.by_class else None)
                 if accelerator.is_main_process:
                     watch.measure(model, warm_start + updates)
             except Stopped:  # in a look, or after the last step
@@ -336,6 +364,24 @@ def successor(model: DiffFlow, earlier: DiffFlow | None) -> DiffFlow:
     return model
 
 
+def take(model: DiffFlow, weights: dict[str, Tensor], name: str) -> str:
+    """Give a model those weights of a file that fit, in words.
+
+    What the model has and the file has not, such as the embedding of classes or a drift, stays. As
+    from stage to stage, the backward noise starts anew. Raises ValueError where none fits.
+    """
+    weights = {key.removeprefix("state/"): value for key, value in weights.items()}
+    own = ("log_b_ratio", *STANDARDISATION)
+    ours = {k: v.shape for k, v in model.state_dict().items() if k not in own}
+    fit = {k: weights[k] for k, shape in ours.items() if k in weights and weights[k].shape == shape}
+    if not fit:
+        raise ValueError(f"start: no weight of {name} is one of this model's, in name and shape")
+    model.load_state_dict(fit, strict=False)
+    new = [key for key in ours if key not in fit]
+    more = f"; new are {', '.join(new[:3])}{', …' * (len(new) > 3)}" if new else ""
+    return f"{len(fit)} of {len(ours)} weights from {name}{more}."
+
+
 def layout(device: torch.device, precision: str) -> torch.memory_format:
     """How the weights of convolutions, and with them the activations, lie in memory.
 
@@ -379,7 +425,7 @@ class Watch:
         stage: int,
         card: dict[str, Any],
         data: images.Images,
-        held: Tensor,
+        held: tuple[Tensor, Tensor],
         every: int,
         accelerator: Accelerator,
         stop: _Stop,
@@ -426,11 +472,19 @@ class Watch:
 
     @torch.no_grad()
     def measure(self, model: Process, step: int, losses: list[float] = ()) -> None:
-        """Bits/dim of the pictures kept from training, samples, and the best model so far."""
+        """Bits/dim of the pictures kept from training, samples, and the best model so far.
+
+        Of a model by class, bits/dim given the labels, and a row of samples for every class.
+        """
         with _seeded(0, self.device), asking(model, self.asked):
-            x = self.data.dequantise(self.held, seed=0)
-            bound = torch.cat([model.bound(part) for part in x.split(250)]).mean()
-            sheet = sheet_of(model, self.data.shape)
+            pictures, labels = self.held
+            parts = zip(
+                self.data.dequantise(pictures, seed=0).split(250), labels.split(250), strict=True
+            )
+            bounds = [model.bound(x, label=y if model.classes else None) for x, y in parts]
+            bound = torch.cat(bounds).mean()
+            rows = torch.arange(model.classes).repeat_interleave(ROW) if model.classes else None
+            sheet = sheet_of(model, self.data.shape, label=rows)
         bits = float(self.data.bits_per_dim(bound))
         steps = self.card["recipe"]["schedule"][1]["steps"]
         self.all = [k for k in self.all if (k["stage"], k["step"]) != (self.stage, step)]
@@ -457,15 +511,26 @@ class Watch:
 
 @torch.no_grad()
 def sheet_of(
-    model: Process, shape: tuple[int, ...], n: int = 64, seed: int = 0, last_noise: bool = False
+    model: Process,
+    shape: tuple[int, ...],
+    n: int = 64,
+    seed: int = 0,
+    last_noise: bool = False,
+    label: int | Tensor | None = None,
+    guidance: float = 0.0,
 ) -> bytes:
-    """n samples side by side, as PNG. last_noise: see `sample`."""
+    """n samples side by side, as PNG. last_noise, label, guidance: see `sample`.
+
+    label: where there is one for each sample, these are as many, in rows of `ROW`.
+    """
     from PIL import Image
 
     from diffflow_edu.figures.images import image_bytes, mosaic
 
-    samples = model.sample(n, seed=seed, shape=shape, last_noise=last_noise).start
-    sheet = mosaic(image_bytes(samples[None].float().cpu().numpy())[0])
+    each = isinstance(label, Tensor)
+    how = {"last_noise": last_noise, "label": label, "guidance": guidance}
+    samples = model.sample(len(label) if each else n, seed=seed, shape=shape, **how).start
+    sheet = mosaic(image_bytes(samples[None].float().cpu().numpy())[0], ROW if each else None)
     out = io.BytesIO()
     Image.fromarray(sheet).save(out, format="PNG")
     return out.getvalue()

@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,8 +31,8 @@ from diffflow_edu import cli, inception, scale
 from diffflow_edu.evaluation import Row, evaluate, on_grid, table, yardstick
 from diffflow_edu.inception import Inception, MissingError
 from diffflow_edu.noise_range import noise_range
-from diffflow_edu.scale import Config, compiled, layout, successor, train
-from diffflow_edu.unet import Size
+from diffflow_edu.scale import Config, compiled, layout, successor, take, train
+from diffflow_edu.unet import Size, UNet
 
 SMALL = {"images": "digits", "size": "tiny", "updates": 6, "batch_size": 4, "lr": 1e-3}
 
@@ -113,6 +115,95 @@ def test_a_run_out_of_time_goes_on_to_the_same_weights(tmp_path, finished):
     # One step a call, but for the last of a stage, after which the next begins.
     assert calls >= 6
     assert torch.equal(weights(model), weights(whole))
+
+
+class Evaluations:
+    """A clock that shows how often a U-Net was evaluated, and an event set at one of them."""
+
+    def __init__(self, monkeypatch):
+        self.count, self.last, self.event = 0, None, threading.Event()
+        forward = UNet.forward
+
+        def counted(net, x, t):
+            self.count += 1
+            if self.count == self.last:
+                self.event.set()
+            return forward(net, x, t)
+
+        @contextmanager
+        def terminated():
+            yield self.event
+
+        monkeypatch.setattr(UNet, "forward", counted)
+        monkeypatch.setattr(scale, "time", SimpleNamespace(monotonic=lambda: self.count))
+        monkeypatch.setattr(scale, "_terminated", terminated)
+
+
+def looks(folder):
+    return json.loads((folder / "looks.json").read_text())
+
+
+def test_time_that_is_up_within_a_step_or_a_look_ends_a_run_before_the_next_evaluation(
+    tmp_path, finished, monkeypatch
+):
+    folder, whole = finished
+    clock, run, calls = Evaluations(monkeypatch), tmp_path / "run", 0
+    config = Config(**SMALL, steps=(2, 3), warm_start=2)
+    # A step takes up to 10 evaluations, a look 13: no call is too short for either.
+    while (model := train(config, run, minutes=24 / 60, look_every=2)) is None:
+        calls += 1
+        # The first look of a call and what a finished stage asks for are not given up.
+        assert clock.count <= 25 + 13
+        clock.count = 0
+    assert calls >= 4
+    assert torch.equal(weights(model), weights(whole))
+    assert looks(run) == looks(folder)
+    assert (run / "best.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("last", [1, 12, 20, 27, 38])
+def test_a_signal_within_a_step_or_a_look_ends_a_run_before_the_next_evaluation(
+    tmp_path, finished, monkeypatch, last
+):
+    folder, whole = finished
+    clock, run = Evaluations(monkeypatch), tmp_path / "run"
+    clock.last = last
+    config = Config(**SMALL, steps=(2, 3), warm_start=2)
+    assert train(config, run, look_every=2) is None
+    assert clock.count == last
+    clock.event.clear()
+    assert torch.equal(weights(train(config, run, look_every=2)), weights(whole))
+    assert looks(run) == looks(folder)
+
+
+def test_a_finished_run_goes_on_to_more_stages_and_says_with_how_many_updates(
+    tmp_path, finished, capsys
+):
+    folder, whole = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    before = (copy / "stage-1.safetensors").read_bytes()
+    longer = Config(**SMALL, steps=(2, 3, 2), warm_start=2)
+    with pytest.raises(ValueError, match="another run .*With --updates 9 it goes on to more sta"):
+        train(longer, copy)
+    model = train(replace(longer, updates=9), copy, look_every=2)
+    assert "goes on: steps [2, 3, 2] after [2, 3]" in capsys.readouterr().out
+    assert (copy / "stage-1.safetensors").read_bytes() == before
+    assert model.schedule.steps == 2 and not torch.equal(weights(model)[2:], weights(whole)[3:])
+    assert [look["step"] for look in looks(copy) if look["stage"] == 2] == [2, 3]
+    with pytest.raises(ValueError, match="holds another run"):  # it is the longer one now
+        train(Config(**SMALL, steps=(2, 3), warm_start=2), copy)
+    with pytest.raises(ValueError, match="Name another folder, or repeat the [^W]*$"):
+        train(replace(longer, updates=9, steps=(2, 2, 2, 2)), copy)
+
+
+def test_what_was_stopped_before_its_first_step_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "train_run", lambda *_: None)
+    cli.train(tmp_path, Config(**SMALL))
+    assert "before the first training step was done" in capsys.readouterr().out
+    (tmp_path / "stage-0.pt").touch()
+    cli.train(tmp_path, Config(**SMALL))
+    assert "the same command goes on" in capsys.readouterr().out
 
 
 def test_sigterm_ends_a_run_cleanly_and_the_same_command_goes_on(tmp_path):
@@ -222,12 +313,69 @@ def test_a_longer_grid_takes_over_the_networks_and_not_the_backward_noise(finish
     assert long.log_b_ratio.tolist() == [0, 0, 0] and short.log_b_ratio.any()
 
 
+@pytest.fixture(scope="module")
+def by_class(finished, tmp_path_factory):
+    """A run by class that went on from the first stage of the other, its folder, and its output."""
+    folder = tmp_path_factory.mktemp("runs") / "classes"
+    start = tmp_path_factory.mktemp("runs") / "start.safetensors"
+    shutil.copy(finished[0] / "stage-0.safetensors", start)
+    config = Config(**SMALL | {"updates": 3}, steps=(2,), by_class=True, start=str(start))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFFLOW_EDU_PROGRESS", "0")
+        patch.setattr("diffflow_edu.scale.HELD", 20)
+        patch.setattr("diffflow_edu.scale.CALIBRATION", 40)
+        assert train(config, folder, minutes=1e-9, look_every=2) is None
+        start.unlink()  # needed at the beginning only
+        return folder, config, train(config, folder, look_every=2)
+
+
+def test_a_run_by_class_learns_labels_and_draws_a_row_for_each(by_class):
+    folder, _, model = by_class
+    loaded = zoo.load(folder / "model.safetensors")
+    assert loaded.classes == 10 and torch.equal(weights(loaded), weights(model))
+    assert model.score.net.label.table.any()
+    side = 10 * 9 - 1  # ten samples of 8×8, a pixel apart
+    assert {Image.open(p).size for p in (folder / "samples").iterdir()} == {(side, side)}
+
+
+def test_a_run_without_classes_is_the_start_of_one_by_class_and_the_same_function(
+    finished, by_class, tmp_path, digits
+):
+    plain, config = zoo.load(finished[0] / "stage-0.safetensors"), by_class[1]
+    recipe = config.recipe(2, (1, 8, 8), noise_range(digits), classes=10)
+    model = zoo.build(recipe).in_units_of(plain).eval()
+    said = take(model, plain.state_dict(), "the file")
+    assert said.endswith("from the file; new are drift.label.table, score.net.label.table.")
+    model.log_b_ratio.data = plain.log_b_ratio.data
+    x = digits.sample(4, seed=0)
+    for label in (None, 7):
+        assert torch.equal(model.bound(x, seed=0, label=label), plain.bound(x, seed=0))
+    with pytest.raises(ValueError, match="no weight of the file is one of this model's"):
+        take(model, {"drift.first.weight": torch.zeros(3)}, "the file")
+    with pytest.raises(zoo.WeightsError, match="absent.safetensors cannot be used"):
+        train(replace(config, start=str(tmp_path / "absent.safetensors")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_is_drawn_by_the_command_line_with_guidance(
+    by_class, finished, tmp_path, monkeypatch, capsys
+):
+    for label in (7, 3):
+        out = tmp_path / f"{label}.png"
+        arguments = ("--out", out, "--n", 4, "--label", label, "--guidance", 1)
+        run(monkeypatch, "sample", by_class[0] / "model.safetensors", *arguments)
+        assert f"4 samples of digits with label {label}: {out}" in capsys.readouterr().out
+    assert (tmp_path / "7.png").read_bytes() != (tmp_path / "3.png").read_bytes()
+    with pytest.raises(SystemExit, match="label is for a model with classes"):
+        run(monkeypatch, "sample", finished[0] / "model.safetensors", "--label", 7)
+
+
 def test_a_folder_of_an_older_run_lacks_newer_settings_and_goes_on(finished, tmp_path):
     folder, model = finished
     copy = tmp_path / "older"
     shutil.copytree(folder, copy)
     settings = json.loads((copy / "config.json").read_text())
-    for name in ("grid", "beta", "compile"):
+    for name in ("grid", "beta", "compile", "by_class", "start"):
         del settings[name]
     (copy / "config.json").write_text(json.dumps(settings))
     config = Config(**SMALL, steps=(2, 3), warm_start=2)

@@ -58,13 +58,14 @@ def columns_for(count: int, height: int, width: int) -> int:
     return min(range(count, 0, -1), key=longer_side)  # of equals, the wider one
 
 
-def mosaic(images: np.ndarray) -> np.ndarray:
+def mosaic(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Images uint8 (B, H, W, C) of `image_bytes` in rows, a pixel apart, as RGBA uint8 (·, ·, 4).
 
-    What lies between the images, and a pixel that is not finite, is transparent.
+    columns: images in a row, by default those that fill a square best. What lies between the
+    images, and a pixel that is not finite, is transparent.
     """
     count, height, width, _ = images.shape
-    columns = columns_for(count, height, width)
+    columns = columns or columns_for(count, height, width)
     rows = math.ceil(count / columns)
     sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
     for i, image in enumerate(images):

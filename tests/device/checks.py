@@ -391,6 +391,32 @@ def test_a_model_on_the_device_keeps_the_best_weights_and_the_units_of_its_data(
     assert there.sample(2, seed=0).start.device == DEVICE
 
 
+@chains
+def test_a_model_by_class_learns_and_draws_on_the_device(name, device):
+    kind = {"DiffFlow": DiffFlow, "DDPM": DDPM}[name]
+    here = kind.mlp(GRID, classes=5, **NET)
+    for p in here.parameters():
+        p.data = p.data + 0.1 * torch.randn(p.shape)
+    there, (x, x_there) = copy.deepcopy(here).to(device), points()
+    label, noise = torch.tensor([0, 1, 2, 3, 4, 5]), torch.randn(3, *x.shape)
+    here.loss(x, noise, label=label).backward()
+    there.loss(x_there, noise.to(device), label=label.to(device)).backward()
+    same_gradients(there, here)
+    there.loss(x_there, label=label).backward()
+    there.eval()
+    for given in (label, label.to(device), 3):
+        path = there.sample(6, seed=0, label=given, guidance=1.0, batch=4)
+        assert path.start.device == DEVICE
+    there.calibrate(x_there, label=label)
+    path_bounds(there.given(label), x_there, 2, seed=0)
+    there.log_prob(x_there, label=label, guidance=1.0, solver=COARSE)
+    density = toy.load("olympic_rings")
+    held = list(zip(*density.sample_labelled(8, seed=0), strict=True))
+    fit(there, density, steps=2, batch_size=8, labels=True, validation=held)
+    fit(there, x_there, steps=2, batch_size=8, labels=label.to(device))
+    assert all(p.device == DEVICE for p in there.parameters())
+
+
 def test_an_accelerator_moves_the_model_to_its_device(device):
     model = MAKE["DiffFlow"]()
     x, seen = points(20)[0], []
@@ -496,7 +522,9 @@ def test_a_run_on_images_trains_is_looked_at_and_evaluated_on_the_device(
     monkeypatch.setattr("diffflow_edu.scale.HELD", 4)
     monkeypatch.setattr("diffflow_edu.scale.CALIBRATION", 4)
     monkeypatch.setattr("diffflow_edu.evaluation.CALIBRATION", 4)
-    config = Config(images="digits", size="tiny", steps=(2,), updates=2, batch_size=2)
+    config = Config(
+        images="digits", size="tiny", steps=(2,), updates=2, batch_size=2, by_class=True
+    )
     model = train(config, tmp_path / "run", look_every=1, accelerator=stand_in(device))
     net = fid.LeNet(8).eval()
     net.card, net.sha256 = {"floor_images": 0}, ""
