@@ -6,11 +6,13 @@ False
 """
 
 from diffflow_edu.exercises.adjoint import (
+    check_adjoint_sweep,
     check_denoise,
     check_flexible_grid,
     check_memory,
     check_network_units,
     check_reverse_step,
+    check_sample_loop,
 )
 from diffflow_edu.exercises.colour import (
     check_gaussian_bits,
@@ -61,12 +63,14 @@ from diffflow_edu.exercises.start_here import (
 )
 from diffflow_edu.exercises.two_sdes import (
     check_backward_noise,
+    check_diffflow_loss,
     check_forward_step,
     check_log_constant,
     check_path_bound,
 )
 
 __all__ = [
+    "check_adjoint_sweep",
     "check_annealed_langevin",
     "check_backward_noise",
     "check_bits_per_dim",
@@ -78,6 +82,7 @@ __all__ = [
     "check_denoise",
     "check_denoising_loss",
     "check_dequantise",
+    "check_diffflow_loss",
     "check_euler_maruyama",
     "check_excess",
     "check_family_drift",
@@ -107,6 +112,7 @@ __all__ = [
     "check_r_max",
     "check_reverse_drift",
     "check_reverse_step",
+    "check_sample_loop",
     "check_spike_bits",
     "check_unpadded",
     "check_walk_back",

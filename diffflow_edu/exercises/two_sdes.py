@@ -1,4 +1,4 @@
-"""Notebook 04: one step, the backward noise, the constant, and the bound of a path.
+"""Notebook 04: one step, the backward noise, the constant, the bound of a path, the loss as a loop.
 
 Each truth is the paper's equation; each slip is a wrong answer with the sentence that teaches.
 """
@@ -79,7 +79,7 @@ def check_backward_noise(answer: Any) -> bool:
     slips = [
         Slip(
             lambda *case: -wrong_score_sign(*case),
-            "the sign slip in circulation: the overall sign and the sign of s are both turned. "
+            "a slip of the slides: the overall sign and the sign of s are both turned. "
             "Equation 15 is {x − x' + [f' − g'² s'] Δt} / (g' √Δt).",
         ),
         Slip(
@@ -103,6 +103,28 @@ def check_backward_noise(answer: Any) -> bool:
         Slip(
             lambda x, x_next, f, s, dt, g: _backward_noise(x, x_next, f, 0 * s, dt, g),
             "the score is missing: without − g² s nobody brings the particles back.",
+        ),
+        Slip(
+            lambda x, x_next, f, s, dt, g: _backward_noise(x, x_next, f, s / 2, dt, g),
+            "half of g² s belongs to the probability flow; the backward SDE has all of it.",
+        ),
+        Slip(
+            lambda x, x_next, f, s, dt, g: _backward_noise(x_next, x, f, s, dt, g),
+            "x and x_next have changed places: solve equation 12 for δB, and x_i − x_{i+1} stands "
+            "in front.",
+        ),
+        Slip(
+            lambda *case: _backward_noise(*case) * case[4],
+            "mind the order of operations: `a / g * sqrt(dt)` multiplies by √Δt. Put the divisor "
+            "in parentheses: a / (g * sqrt(dt)).",
+        ),
+        Slip(
+            lambda *case: _backward_noise(*case) * case[5],
+            "divide by the standard deviation g' √Δt, not by √Δt alone.",
+        ),
+        Slip(
+            lambda x, x_next, f, s, dt, g: (x - x_next + (f - g**2 * s)) / (g * dt.sqrt()),
+            "the bracket lacks its Δt.",
         ),
         Slip(
             lambda *case: _backward_noise(*case) * case[5] * case[4].sqrt(),
@@ -199,6 +221,10 @@ def check_path_bound(answer: Any) -> bool:
 
     slips = [
         slip((1, 1, -1, 0), "the constant is missing: add d log(g_N/g_0) to speak of nats."),
+        Slip(
+            lambda x, f, b, g: truth(x, f, b, g) - _log_constant(g, x.shape[1] - 1),
+            "the constant lacks its d: every coordinate has a Gaussian of its own to normalise.",
+        ),
         slip((1, 1, -1, -1), "the constant has the wrong sign: it is + d log(g_N/g_0)."),
         slip((-1, 1, -1, 1), "the end has the wrong sign: it is − log p_B(x_N), always positive."),
         slip((1, -1, 1, 1), "the order is turned: it is ½(‖δB‖² − ‖δF‖²)."),
@@ -227,6 +253,118 @@ def check_path_bound(answer: Any) -> bool:
     ]
     praise = "right: paths in, nats out."
     return check_function("path_bound", answer, truth, slips, cases, praise)
+
+
+def check_diffflow_loss(answer: Any) -> bool:
+    """Equation 16 as a loop: answer(drift, score, times, g, x, noise), the mean bound in nats.
+
+    drift, score: (x (B, d), t 0-d) -> (B, d); times, g: (N + 1,); x: (B, d), the data; noise: δF,
+    (N, B, d). Returns a number.
+    """
+    draw = torch.Generator().manual_seed(5)
+    cases = []
+    for steps, n, d in ((3, 6, 2), (5, 4, 3)):
+        times = (0.1 + torch.rand(steps + 1, generator=draw, dtype=torch.float64)).cumsum(0) / 3
+        g = 0.5 + torch.rand(steps + 1, generator=draw, dtype=torch.float64)
+        x = torch.randn(n, d, generator=draw, dtype=torch.float64)
+        noise = torch.randn(steps, n, d, generator=draw, dtype=torch.float64)
+        cases.append((_example_drift, _example_score, times, g, x, noise))
+
+    def loop(
+        weights: tuple[float, ...] = (1.0, 1.0, -1.0, 1.0, 1.0),
+        here: bool = False,
+        stand: bool = False,
+        score_weight: float = 1.0,
+        steps: int | None = None,
+        std: Any = lambda g, dt: g * dt.sqrt(),
+    ) -> Any:
+        """The loss with parts weighted: end, ½‖δB‖², ½‖δF‖², constant, d/2 log 2π."""
+
+        def wrong(drift: Any, score: Any, times: Any, g: Any, x: Any, noise: Any) -> Tensor:
+            end, backward, forward, constant, normaliser = weights
+            d, total = x.shape[1], constant * x.shape[1] * (g[-1] / g[0]).log()
+            for i in range(len(noise))[:steps]:
+                dt = times[i + 1] - times[i]
+                x_next = x + drift(x, times[i]) * dt + std(g[i], dt) * noise[i]
+                at, t = (x, times[i]) if here else (x_next, times[i + 1])
+                s = score_weight * score(at, t)
+                delta = _backward_noise(x, x_next, drift(at, t), s, dt, g[i + 1])
+                squares = backward * delta.square() + forward * noise[i].square()
+                total = total + 0.5 * squares.sum(1)
+                x = x if stand else x_next
+            total = total + normaliser * 0.5 * d * math.log(2 * math.pi)
+            return total + end * 0.5 * x.square().sum(1)
+
+        return wrong
+
+    def mean(*options: Any, **named: Any) -> Any:
+        return lambda *case: loop(*options, **named)(*case).mean()
+
+    def without_d(*case: Any) -> Tensor:
+        g, d = case[3], case[4].shape[1]
+        return mean()(*case) - (d - 1) * (g[-1] / g[0]).log()
+
+    def one_log(*case: Any) -> Tensor:
+        return mean()(*case) - 0.5 * (case[4].shape[1] - 1) * math.log(2 * math.pi)
+
+    slips = [
+        Slip(loop(), "one number a particle so far: take the mean over the batch."),
+        Slip(
+            lambda *case: loop()(*case).sum(), "take the mean over the batch, not the sum."
+        ),
+        Slip(
+            mean((1, 1, -1, 0, 1)),
+            "the constant is missing: add d log(g_N/g_0), or these are no nats.",
+        ),
+        Slip(mean((1, 1, -1, -1, 1)), "the constant has the wrong sign: + d log(g_N/g_0)."),
+        Slip(without_d, "the constant lacks its d: every coordinate has a Gaussian of its own."),
+        Slip(
+            mean((1, 1, -1, 1, 0)),
+            "½‖x_N‖² is not yet − log N(x_N; 0, I): d/2 log 2π is missing.",
+        ),
+        Slip(one_log, "½ log 2π counts once for each of the d coordinates."),
+        Slip(
+            mean((0, 1, -1, 1, 0)),
+            "the end is missing: − log p_B(x_N), with p_B(x_N) = N(x_N; 0, I).",
+        ),
+        Slip(
+            mean((-1, 1, -1, 1, -1)),
+            "the end has the wrong sign: it is − log p_B(x_N).",
+        ),
+        Slip(
+            mean((1, 1, 0, 1, 1)),
+            "− ½‖δF‖² is missing: no gradient would notice, but the number is N d/2 nats too big.",
+        ),
+        Slip(mean((1, 2, -2, 1, 1)), "the squares lack their ½."),
+        Slip(mean((1, -1, 1, 1, 1)), "the order is turned: it is ½(‖δB‖² − ‖δF‖²)."),
+        Slip(
+            mean(here=True),
+            "the backward step begins at x_{i+1}: evaluate drift and score there, at t_{i+1}.",
+        ),
+        Slip(mean(stand=True), "x does not move on: the next step begins at x_{i+1}."),
+        Slip(
+            mean(score_weight=-1.0), "the score has the wrong sign: the backward drift is f − g² s."
+        ),
+        Slip(
+            mean(score_weight=0.5),
+            "half of g² s belongs to the probability flow; the backward SDE has all of it.",
+        ),
+        Slip(mean(steps=-1), "the last step is missing: there are N terms, i = 0 … N − 1."),
+        Slip(
+            mean(std=lambda g, dt: g * dt),
+            "the forward noise grows with √Δt, not with Δt.",
+        ),
+    ]  # fmt: skip
+    praise = "right: this is DiffFlow's loss, in nats."
+    return check_function("diffflow_loss", answer, mean(), slips, cases, praise)
+
+
+def _example_drift(x: Tensor, t: Tensor) -> Tensor:
+    return torch.tanh(2 * x.flip(-1) + t)
+
+
+def _example_score(x: Tensor, t: Tensor) -> Tensor:
+    return torch.sin(3 * x) - x * (1 + t)
 
 
 def _forward_step(x: Tensor, f: Tensor, dt: Tensor, g: Tensor, noise: Tensor) -> Tensor:
