@@ -1,4 +1,4 @@
-"""Solutions of notebook 05's exercises, and wrong answers with the words that they meet."""
+"""Solutions of the exercises of notebooks 05 and 11, and wrong answers with what they meet."""
 
 from __future__ import annotations
 
@@ -42,12 +42,55 @@ def denoise(x, score, alpha, sigma):
     return (x - sigma * noise) / alpha
 
 
+def adjoint_sweep(states, mean, energy):
+    return sweep(states, mean, energy)
+
+
+def sweep(states, mean, energy, start=None, steps=None, step=None, shift=0):
+    """The solution, and with an option a slip."""
+    n = len(states) - 1
+    a = states[-1] if start is None else start(states[-1])
+    for i in reversed(range(n)) if steps is None else steps(n):
+        k = (i + shift) % n
+
+        def at(x, k=k):
+            return mean(x, k)
+
+        def cost(x, y, k=k):
+            return energy(x, y, k)
+
+        if step is None:
+            a = reverse_step(states[i], states[i + 1], a, at, cost)
+        else:
+            a = step(a, *parts(states[i], states[i + 1], a, at, cost))
+    return a
+
+
+def sample_loop(x, mean, b, noise):
+    for i in reversed(range(len(b))):
+        x = mean(x, i) if i == 0 else mean(x, i) + b[i] * noise[i]
+    return x
+
+
+def noisy_loop(spread, steps=lambda n: range(n - 1, -1, -1), quiet=lambda i, n: i == 0):
+    """A loop with another spread of the noise, spread(b, noise, i), order or quiet step."""
+
+    def wrong(x, mean, b, noise):
+        for i in steps(len(b)):
+            x = mean(x, i) + (0 if quiet(i, len(b)) else spread(b, noise, i))
+        return x
+
+    return wrong
+
+
 SOLUTIONS = {
     "check_memory": memory,
     "check_reverse_step": reverse_step,
     "check_network_units": network_units,
     "check_flexible_grid": flexible_grid,
     "check_denoise": denoise,
+    "check_adjoint_sweep": adjoint_sweep,
+    "check_sample_loop": sample_loop,
 }
 
 
@@ -125,7 +168,110 @@ PLANTED = [
     ("check_network_units", lambda n: n * torch.tensor([9, 9, 8, 7]), "the price of the memory"),
     ("check_network_units", lambda n: n * torch.tensor([9, 12, 8, 8]), "cheaper than bound"),
     ("check_network_units", lambda n: n * torch.tensor([6, 8, 8, 7]), "do not share"),
-    ("check_network_units", lambda n: n * torch.tensor([9, 12, 12, 12]), "2 calls instead of 3"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 12, 7]), "a step of bound has 2"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 8, 12]), "reverse sweep of loss"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 6, 7]), "2 + 2 + 2·2, not 2 + 2·2"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 8, 5]), "left out two of these"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 8, 6]), "walk forward first"),
+    (
+        "check_network_units",
+        lambda n: n * torch.tensor([9, 12, 8, 14]),
+        "in the same reverse sweep",
+    ),
+    ("check_network_units", lambda n: n * torch.tensor([9, 14, 8, 7]), "3 + 3 + 3·2"),
+    ("check_network_units", lambda n: n * torch.tensor([9, 12, 14, 7]), "and 2 backward passes"),
+    (
+        "check_memory",
+        lambda n, a, s: torch.tensor([n * a + (n + 1) * s, (n + 1) * s + a]),
+        "autograd keeps no states besides",
+    ),
+    (
+        "check_reverse_step",
+        step_slip(lambda a, at_x, at_next, pull: pull(a - at_next) + at_x),
+        "the sign inside u",
+    ),
+    (
+        "check_reverse_step",
+        step_slip(lambda a, at_x, at_next, pull: -pull(a + at_next) + at_x),
+        "the sign of u",
+    ),
+    ("check_adjoint_sweep", lambda *c: sweep(*c, start=torch.zeros_like), "which is x_N and not 0"),
+    ("check_adjoint_sweep", lambda *c: sweep(*c, start=torch.neg), "the sign of the start"),
+    ("check_adjoint_sweep", lambda *c: sweep(*c, steps=range), "from the noise to the data"),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, steps=lambda n: range(n - 1, 0, -1)),
+        "it stops at a_1",
+    ),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, steps=lambda n: range(n - 2, -1, -1)),
+        "step N − 1 is missing",
+    ),
+    ("check_adjoint_sweep", lambda *c: sweep(*c, shift=1), "of the wrong step"),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, step=lambda a, at_x, at_next, pull: pull(a) + at_x),
+        "∂ℓ_i/∂x_{i+1} is missing in every step",
+    ),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, step=lambda a, at_x, at_next, pull: pull(a + at_next)),
+        "∂ℓ_i/∂x_i is missing in every step",
+    ),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, step=lambda a, at_x, at_next, pull: pull(a)),
+        "of −log p_B(x_N) alone",
+    ),
+    (
+        "check_adjoint_sweep",
+        lambda *c: sweep(*c, step=lambda a, at_x, at_next, pull: pull(a - at_next) + at_x),
+        "the sign inside u",
+    ),
+    (
+        "check_sample_loop",
+        noisy_loop(lambda b, z, i: b[i] * z[i], quiet=lambda i, n: False),
+        "must stop at the mean",
+    ),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: 0), "the noise is missing in all steps"),
+    (
+        "check_sample_loop",
+        noisy_loop(lambda b, z, i: b[i] * z[i], quiet=lambda i, n: i == n - 1),
+        "not the first one of the walk",
+    ),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: b[i] * z[i], steps=range), "takes i = N − 1"),
+    (
+        "check_sample_loop",
+        noisy_loop(lambda b, z, i: b[i] * z[i], steps=lambda n: range(n - 1, 0, -1)),
+        "this is x_1",
+    ),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: b[i] ** 2 * z[i]), "do not square it"),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: b[i].sqrt() * z[i]), "no variance"),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: b[i] * z[0]), "a noise of its own"),
+    (
+        "check_sample_loop",
+        noisy_loop(lambda b, z, i: b[(i + 1) % len(b)] * z[i]),
+        "you took another step's",
+    ),
+    ("check_sample_loop", noisy_loop(lambda b, z, i: z[i]), "the noise is not scaled"),
+    (
+        "check_flexible_grid",
+        lambda a, T, b: torch.cat(
+            [
+                torch.zeros(1),
+                T
+                * (
+                    a * (torch.arange(1, len(a) + 1) / len(a)) ** b
+                    + (1 - a) * (torch.arange(2, len(a) + 2) / len(a)) ** b
+                ),
+                torch.tensor([T]),
+            ]
+        ),
+        "one interval too far",
+    ),
+    ("check_denoise", lambda x, s, a, c: (x + c**2 * s) * a, "so the data is larger"),
+    ("check_denoise", lambda x, s, a, c: x / a, "the score has no part"),
     ("check_network_units", lambda n: network_units(1), "multiply by N"),
     ("check_flexible_grid", lambda *case: flexible_grid(*case)[1:-1], "the N − 1 times inside"),
     ("check_flexible_grid", inner_over(lambda alpha: len(alpha) + 1), "divide by N − 1"),

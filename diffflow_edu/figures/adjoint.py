@@ -21,53 +21,46 @@ MARKERS = "osD^vP"
 def algorithm_two(title: str | None = None) -> Figure:
     """The graph behind Algorithm 2: states x_i, energies ℓ_i between two of them, adjoints a_i.
 
-    Grey arrows go forward and make the states, blue lines say which two states an energy sees, and
-    orange arrows go back and carry the adjoint.
+    Grey arrows go forward and make the states, blue is the energy and its two derivatives, orange
+    goes back: a_{i+1} and the energy's share at x_{i+1} make u, which is pulled back through the
+    step.
     """
-    places = {"x_0": 0.0, "x_i": 3.2, "x_{i+1}": 6.4, "x_N": 9.6}
+    places = {"x_0": 0.0, "x_i": 2.9, "x_{i+1}": 7.9, "x_N": 10.8}
+    low, middle, u = -2.05, 5.4, 5.9
     with style():
-        figure, axes = plt.subplots(figsize=(10, 4.0 if title else 3.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=(10.4, 4.0 if title else 3.6), layout="constrained")
         for name, x in places.items():
             _box(axes, x, 0, f"${name}$", "#F2F2F2", FORWARD)
-            _box(axes, x, -2.05, f"${name.replace('x', 'a')}$", "#FDEFE3", BACKWARD)
+            _box(axes, x, low, f"${name.replace('x', 'a')}$", "#FDEFE3", BACKWARD)
+        _box(axes, u, low, "$u$", "#FDEFE3", BACKWARD)
         for left, right, label in (
-            (0.0, 3.2, "⋯"),
-            (3.2, 6.4, r"$k_i x_i + h_i f_i(x_i) + s_i\,\delta^F_i$"),
-            (6.4, 9.6, "⋯"),
+            (0.0, 2.9, "⋯"),
+            (2.9, 7.9, r"$x_i + f_i(x_i)\,\Delta t_i + g_i\sqrt{\Delta t_i}\;\delta^F_i$"),
+            (7.9, 10.8, "⋯"),
         ):
             _arrow(axes, (left + 0.5, 0), (right - 0.5, 0), FORWARD)
             axes.text((left + right) / 2, 0.16, label, ha="center", va="bottom", fontsize=11)
-            _arrow(axes, (right - 0.5, -2.05), (left + 0.5, -2.05), BACKWARD)
-        middle = 4.8
+        for right, left in ((10.8, 7.9), (7.9, u - 0.15), (u + 0.15, 2.9), (2.9, 0.0)):
+            _arrow(axes, (right - 0.5, low), (left + 0.5, low), BACKWARD)
         _box(axes, middle, 1.75, r"$\ell_i = \frac{1}{2}\|\delta^B_i\|^2$", "#E6F1F8", ENERGY)
-        for x in (3.2, 6.4):
-            axes.plot(
-                [x + 0.25 * np.sign(middle - x), middle - 0.6 * np.sign(middle - x)],
-                [0.42, 1.4],
-                color=ENERGY,
-                lw=1.6,
-            )
+        for x in (2.9, 7.9):
+            end = middle - 0.85 * np.sign(middle - x)
+            axes.plot([x, end], [0.42, 1.55], color=ENERGY, lw=1.6)
+        share = {"ha": "center", "color": ENERGY, "fontsize": 12}
+        axes.text(6.85, low + 0.3, r"$+\,\partial\ell_i/\partial x_{i+1}$", va="bottom", **share)
+        axes.text(4.3, low - 0.3, r"$+\,\partial\ell_i/\partial x_i$", va="top", **share)
         axes.text(
-            middle,
-            -1.88,
-            r"$u \cdot \partial x_{i+1}/\partial x_i + \partial\ell_i/\partial x_i$",
+            4.3,
+            low + 0.3,
+            r"$u \cdot \partial x_{i+1}/\partial x_i$",
             ha="center",
             va="bottom",
             color=BACKWARD,
             fontsize=12,
         )
-        axes.text(
-            6.4,
-            -1.03,
-            r"$u = a_{i+1} + \partial\ell_i/\partial x_{i+1}$",
-            ha="center",
-            va="center",
-            color=BACKWARD,
-            fontsize=12,
-        )
-        axes.text(9.6, -1.03, r"$-\partial\log p_B/\partial x_N$", ha="center", va="center")
-        axes.text(0, 1.75, "cached: the states, no more", ha="left", va="center", color=FORWARD)
-        axes.set(xlim=(-0.8, 10.6), ylim=(-2.6, 2.3))
+        axes.text(10.8, -1.03, r"$-\partial\log p_B/\partial x_N$", ha="center", va="center")
+        axes.text(0, 1.75, "cached: the states only", ha="left", va="center", color=FORWARD)
+        axes.set(xlim=(-0.8, 12), ylim=(-2.9, 2.3))
         axes.axis("off")
         headline(figure, title)
     return figure
