@@ -124,7 +124,9 @@ function drawParticles(view, panel) {
   const { brush } = view;
   const { layer, ratio } = view.layout;
   layer.pixels.fill(0);
-  if (view.chosen) {
+  if (view.fan) {
+    stamp(view, panel, null, 0.13);
+  } else if (view.chosen) {
     stamp(view, panel, 0, 0.13); // the others stay as a shadow
     stamp(view, panel, 1, 0.95);
   } else {
@@ -310,13 +312,13 @@ function metricLines(view, panel) {
 
 function drawMetrics(view, panel) {
   const { brush } = view;
-  const { scale, side, lines } = view.layout;
+  const { scale, side, lines, below } = view.layout;
   const told = metricLines(view, panel);
   if (lines === 1) told.splice(0, 2, told.join(" · "));
   brush.fillStyle = view.ink;
   type(view, 14);
   brush.textAlign = "left";
-  const y = panelTop(view, panel) + side + scale * (AXIS_HEIGHT + 14);
+  const y = panelTop(view, panel) + side + scale * (below - lines * LINE_HEIGHT + 14);
   told.forEach((line, i) => {
     brush.fillText(line, panelLeft(view, panel) + 1, y + i * scale * LINE_HEIGHT, side - 2);
   });
@@ -356,6 +358,7 @@ function drawPanel(view, panel) {
   else drawPlane(view, panel);
   brush.restore();
   drawAxis(view, panel);
+  if (view.curves) drawCurves(view, panel);
   drawMetrics(view, panel);
 }
 
@@ -368,6 +371,7 @@ function drawPlane(view, panel) {
   if (view.warped) labels.push(drawLattice(view, panel));
   if (view.trails) drawTrails(view, panel);
   drawParticles(view, panel);
+  if (view.fan) labels.push(drawFan(view, panel));
   if (view.follow >= 0) {
     drawPath(view, panel);
     plate(view, place(view, panel), left + 5, top + side - 9 * scale);

@@ -60,6 +60,7 @@ function place(view, panel) {
 function followedInWords(view) {
   const { images } = view;
   let text = "Click a particle to see its way; drag a box to follow a region.";
+  if (view.fanning) text = "Click anywhere, at any time: the ways that lead on from there, and back.";
   if (images) text = `${view.points} of ${images.of} images, ${images.range}. Click one to see its way.`;
   if (view.follow >= 0) {
     const time = (panel) => `t = ${timeOf(view, panel).toFixed(view.digits)}`;
@@ -73,6 +74,7 @@ function followedInWords(view) {
     const where = images && view.sharedTimes ? [] : places;
     text = [what, `step ${Math.round(view.position)}`, ...shared, ...where].join(" · ");
   }
+  if (view.fan) return fanInWords(view);
   if (!view.chosen) return text;
   const many = view.chosen.reduce((sum, one) => sum + one, 0);
   const told = many ? `following ${many} of ${view.points} particles` : "no particle is in this box";
@@ -80,7 +82,7 @@ function followedInWords(view) {
 }
 
 // A click follows what lies under it, a drag all in its box.
-function followPointer(view, canvas, on, { rest, schedule, select }) {
+function followPointer(view, canvas, on, { rest, schedule, select, drop }) {
   let pressed = null; // where the pointer went down
 
   function boxTo(event) {
@@ -119,7 +121,10 @@ function followPointer(view, canvas, on, { rest, schedule, select }) {
     const box = view.box && boxTo(event);
     pressed = null;
     if (box) select(-1, within(view, panel, box));
-    else select(nearest(view, panel, x, y, event.pointerType), null);
+    else {
+      select(nearest(view, panel, x, y, event.pointerType), null);
+      if (view.fanning) drop(panel, x, y);
+    }
   });
   // A finger in a panel draws a box, up and down, too; two fingers, and a finger elsewhere, move
   // the page. Only a listener that is not passive can say so where the finger comes down.

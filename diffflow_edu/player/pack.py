@@ -22,7 +22,8 @@ from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.toy import Density
 
 SCRIPTS = (
-    "page.js", "layout.js", "draw.js", "images.js", "fields.js", "follow.js", "player.js",
+    "page.js", "layout.js", "draw.js", "images.js", "fields.js", "curves.js", "follow.js",
+    "futures.js", "player.js",
 )  # fmt: skip
 """One module when put together in this order; anywidget takes one string."""
 
@@ -47,9 +48,11 @@ Colors = Color | Mapping[str, Color]
 
 
 def script() -> str:
-    """The player's ES module."""
+    """The player's ES module, without the lines that are comments: each player carries it."""
     here = Path(__file__).parent
-    return "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    text = "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def colorings(

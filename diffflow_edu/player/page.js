@@ -267,12 +267,15 @@ function build(spec) {
   arrows.title = "arrows: as long as the square root of the vector, bold where it is longer still";
   const own = toggleButton("each arrow field on its own scale", "own scale");
   const some = (runs) => runs.some((run) => Object.keys(run).length);
+  const curves = toggleButton("curves of what was measured", "curves");
+  const futures = toggleButton("futures: one start, many noises (b)", "futures");
   // Controls without anything to show are left out.
   const plane = spec.images ? [] : [trails, density];
   if (some(spec.lattice.runs)) plane.push(grid);
   if (some(spec.fields.runs)) plane.push(labelled("arrows", arrows), own);
+  if (spec.runs[0].metrics.length) plane.push(curves);
   if (!spec.images) plane.push(labelled("colour", colouring));
-  const chosen = spec.images ? [another, clear] : [another, around, clear];
+  const chosen = spec.images ? [another, clear] : [another, around, futures, clear];
   const tools = row(loop, speed, ...plane, ...chosen);
   // role="status" is a live region too: what is followed is told apart from where time stands.
   const status = element(
@@ -295,7 +298,7 @@ function build(spec) {
   const parts = {
     root, stage, canvas, controls, tools, back, play, next, slider, readout, turn, more, whole,
     dials, density, grid, arrows, own, loop, speed, trails, colouring, another, around, clear,
-    status,
+    curves, futures, status,
   };
   setSize(parts, 1, false);
   return parts;

@@ -1,6 +1,8 @@
-// The trajectory player. Everything arrives once in the model; nothing is asked of the kernel.
-// page.js builds the controls; layout.js says where the panels stand; draw.js, images.js and
-// fields.js paint; follow.js knows what is followed. Together they are one module (pack.py).
+// The trajectory player. Everything arrives once in the model; nothing is asked of the kernel but
+// the futures of a point that a reader drops, and without a kernel there are others to show.
+// page.js builds the controls; layout.js says where the panels stand; draw.js, images.js, fields.js
+// and curves.js paint; follow.js and futures.js know what is followed. Together they are one module
+// (pack.py).
 
 const REST = 0.6; // seconds for which a loop shows its end
 
@@ -58,6 +60,10 @@ function render({ model, el }) {
     ownScale: false,
     warped: false,
     underlay: false,
+    curves: false,
+    longestDistance: longestDistance(spec.runs),
+    fanning: false, // a click drops a start
+    fan: null,
     titles: spec.panels,
     points: spec.points,
     count,
@@ -100,6 +106,7 @@ function render({ model, el }) {
     }
     takeRun(index);
     view.position = playing ? share * last() : Math.round(share * last());
+    if (view.fan) ask(startFan(view, view.fan.x, view.fan.y));
   }
 
   const last = () => view.run.frames - 1;
@@ -118,6 +125,7 @@ function render({ model, el }) {
       fill: presenting,
       titled,
       measured: spec.runs[0].metrics.length > 0,
+      curves: view.curves,
     });
     const ratio = window.devicePixelRatio || 1;
     const { width, height, side } = layout;
@@ -182,8 +190,10 @@ function render({ model, el }) {
     press(parts.grid, view.warped);
     press(parts.own, view.ownScale);
     parts.own.disabled = view.kind < 0;
+    press(parts.curves, view.curves);
+    press(parts.futures, view.fanning);
     parts.around.disabled = view.follow < 0;
-    parts.clear.disabled = view.follow < 0 && !view.chosen;
+    parts.clear.disabled = view.follow < 0 && !view.chosen && !view.fan;
     for (const each of [parts.around, parts.clear, parts.own]) {
       each.style.opacity = each.disabled ? 0.5 : 1;
     }
@@ -319,7 +329,7 @@ function render({ model, el }) {
   function select(follow, chosen) {
     view.follow = follow;
     view.chosen = chosen;
-    view.box = null;
+    view.box = view.fan = null;
     view.trailed = trailed(view);
     showButtons();
     redraw();
@@ -327,7 +337,57 @@ function render({ model, el }) {
 
   const clear = () => select(-1, null);
 
-  followPointer(view, canvas, on, { rest: () => playing && pause(), schedule, select });
+  // A start where the pointer is, or at the particle that is followed there.
+  function drop(panel, x, y) {
+    if (playing) pause();
+    const at = view.follow >= 0 ? spot(view, panel, view.follow, view.position) : null;
+    ask(startFan(view, ...quantaAt(view, panel, ...(at || [x, y]))));
+    showButtons();
+    redraw();
+  }
+
+  // From the keyboard: the followed particle is the start.
+  function dropFollowed() {
+    if (!view.fanning || view.follow < 0) return;
+    const panel = spec.panels.findIndex((_, each) => spot(view, each, view.follow, view.position));
+    if (panel >= 0) drop(panel, 0, 0);
+  }
+
+  function turnFutures() {
+    view.fanning = !view.fanning;
+    if (!view.fanning) view.fan = null;
+    dropFollowed();
+    showButtons();
+    redraw();
+  }
+
+  let questions = 0;
+  const us = `${Math.random()}`; // a model may have several views
+
+  function ask(fan) {
+    view.fan = fan;
+    fan.question = `${us} ${++questions}`;
+    if (!spec.futures || !model.send) return;
+    const { question, step } = fan;
+    const at = inUnits(view, [fan.x, fan.y]);
+    try {
+      model.send({ type: "futures", question, run: view.runIndex, step, at });
+    } catch {
+      // The line to the kernel is closed: what is nearest stays in view.
+    }
+  }
+
+  function hear(content, buffers) {
+    if (content.type !== "futures" || content.question !== view.fan?.question) return;
+    content.panels.forEach((panel, i) => {
+      view.fan.exact[panel] = aligned(buffers[i], Int16Array);
+    });
+    redraw();
+  }
+
+  model.on?.("msg:custom", hear);
+
+  followPointer(view, canvas, on, { rest: () => playing && pause(), schedule, select, drop });
 
   // Controls ----------------------------------------------------------------------------------
 
@@ -390,7 +450,17 @@ function render({ model, el }) {
     measure();
     draw();
   });
-  on(parts.another, "click", () => select(another(view), view.chosen));
+  on(parts.curves, "click", () => {
+    view.curves = !view.curves;
+    showButtons();
+    measure();
+    redraw();
+  });
+  on(parts.futures, "click", turnFutures);
+  on(parts.another, "click", () => {
+    select(another(view), view.chosen);
+    dropFollowed();
+  });
   on(parts.around, "click", () => select(view.follow, region(view)));
   on(parts.clear, "click", clear);
   on(root, "keydown", (event) => {
@@ -414,7 +484,8 @@ function render({ model, el }) {
       moves[" "] = dial ? () => playDial(dial, !dial.playing) : toggle;
     }
     moves.f = turnPresenting;
-    if (view.follow >= 0 || view.chosen || view.box) moves.Escape = clear;
+    if (!view.images) moves.b = turnFutures;
+    if (view.follow >= 0 || view.chosen || view.box || view.fan) moves.Escape = clear;
     if (presenting) moves.Escape = endPresenting;
     const move = moves[event.key];
     if (!move) return;
@@ -447,6 +518,7 @@ function render({ model, el }) {
 
   return () => {
     listeners.abort();
+    model.off?.("msg:custom", hear);
     resized.disconnect();
     themed.disconnect();
     cancelAnimationFrame(request);

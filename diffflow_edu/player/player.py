@@ -20,6 +20,7 @@ from diffflow_edu.figures.trajectories import alt_text, film_strip
 from diffflow_edu.player import export
 from diffflow_edu.player.dials import models_at, settings_of, unfold
 from diffflow_edu.player.fields import check_fields, exact_density, pack_fields
+from diffflow_edu.player.futures import answer, models_of
 from diffflow_edu.player.lattice import check_lattice, pack_lattice
 from diffflow_edu.player.measure import step_metrics
 from diffflow_edu.player.pack import (
@@ -62,12 +63,15 @@ def play(
 ) -> Player:
     """Watch particles travel between data and noise, one panel per trajectory, side by side.
 
-    Click a particle to see its way in every panel, drag a box to follow a region.
+    Click a particle to see its way in every panel, drag a box to follow a region. "futures" drops a
+    point anywhere, at any step: the ways on to the noise and back to the data through it, each with
+    noise of its own, computed by the models in `fields` and `grid` where a kernel runs, and else
+    those of the particles that are nearest. The key f fills the screen, Esc leads back.
 
     trajectories: one Trajectory, or a dict of them by panel title; states (N + 1, B, 2), or images
         (N + 1, B, H, W) or (N + 1, B, C, H, W) with C = 1 or 3 and pixels from −1 to 1, with the
-        same N and B in every panel. ``{"N": {5: panels, 10: panels}}`` puts a dial into the
-        player, one setting of which is shown at a time; the settings may differ in N.
+        same N and B in every panel. ``{"N": {5: panels, 10: panels}}`` puts a dial under the
+        picture, a slider that can be played; the settings may differ in N.
     color: whole numbers (B,) are modes, floats (B,) a scale, a callable such as ``density.mode``
         is applied to each trajectory's data side; None gives one colour. A dict of these by name
         gives the reader the choice. The angle at which a particle starts is always on offer.
@@ -79,10 +83,11 @@ def play(
         36, and in all panels no more than 2.4 MB.
     density: what the particles should look like at t = 0; adds the colours "mode" and
         "log-density", and below each panel the sliced W2 to it and to N(0, I) and the leak, at
-        every step; the density underlay is then exact at t = 0.
-    fields: models by panel title, whose drift, score and backward drift can be shown as arrows.
-        With a dial they hold at every setting, or are nested as the trajectories are. Where the
-        arrows take more than 0.4 MB, some steps show those of a step nearby.
+        every step, as numbers and as curves; the density underlay is then exact at t = 0.
+    fields: models by panel title, whose drift, score and backward drift can be shown as arrows, as
+        long as the square root of the vector, on one scale for all panels and steps. With a dial
+        they hold at every setting, or are nested as the trajectories are. Where the arrows take
+        more than 0.4 MB, some steps show those of a step nearby.
     grid: flows by panel title, or nested too: a regular lattice on the data side can be shown as
         the flow carries it. A process with noise is a ValueError.
 
@@ -157,6 +162,7 @@ class Player(WidgetWithTwin):
         if density is not None and not isinstance(density, Density):
             raise ValueError(f"density must be a toy density, got {type(density).__name__}")
         self._trajectories, self._title = _rows(dials, runs), title
+        self._models: list[dict[int, Process]] = [{} for _ in runs]
         self._color = next(iter(color.values()), None) if isinstance(color, Mapping) else color
         if are_images(runs[0]):
             wanted = {"color": color, "density": density, "fields": fields, "grid": grid}
@@ -167,6 +173,7 @@ class Player(WidgetWithTwin):
             for run, models, flows in zip(runs, arrowed, warped, strict=True):
                 check_fields(models, run)
                 check_lattice(flows, run)
+            self._models = models_of(list(runs[0]), arrowed, warped)
             choices = colorings(runs, color, density)
             buffers, spec = _points(runs, choices, density, arrowed, warped, max_points)
         times = [np.stack([p.to_numpy()[0] for p in run.values()]) for run in runs]
@@ -181,8 +188,19 @@ class Player(WidgetWithTwin):
             "fps": fps,
             "autoplay": autoplay,
             "alt": self.alt,
+            "futures": any(self._models),
         }
         super().__init__(**buffers, spec=spec)
+        self.on_msg(self._hear)
+
+    def _hear(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
+        """The page asks for the futures of a point."""
+        if content.get("type") != "futures":
+            return
+        run = content["run"]
+        steps = self.spec["runs"][run]["frames"] - 1
+        told, ways = answer(self._models[run], tuple(self.spec["view"]), steps, content)
+        self.send({"type": "futures", "question": content["question"]} | told, buffers=ways)
 
     @property
     def alt(self) -> str:
