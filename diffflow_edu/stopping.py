@@ -39,15 +39,16 @@ def asking(model: nn.Module, stop: Stop | None) -> Iterator[None]:
             handle.remove()
 
 
-def _parts(module: nn.Module) -> list[nn.Module]:
-    """The module, its children, and all below that have children of their own."""
-    if module._compiled_call_impl is not None:
-        return []
-    below = [child for child in module.children() if child._compiled_call_impl is None]
-    found = {module: None} | dict.fromkeys(below)
-    for child in below:
-        if any(True for _ in child.children()):
-            found |= dict.fromkeys(_parts(child))
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """The model, its children, and all below that have children of their own."""
+    found, waiting = {model: None}, [model]
+    while waiting:
+        module = waiting.pop()
+        for child in module.children():
+            has_parts = next(child.children(), None) is not None
+            if child._compiled_call_impl is None and (has_parts or module is model):
+                found[child] = None
+                waiting.append(child)
     return list(found)
 
 
