@@ -94,7 +94,7 @@ def clock(device: torch.device) -> float:
     """Seconds of the device: of this process on a CPU, which may be busy; on a GPU, of the wall."""
     if device.type == "cpu":
         return time.process_time()
-    torch.cuda.synchronize(device)
+    torch.get_device_module(device).synchronize(device)
     return time.perf_counter()
 
 

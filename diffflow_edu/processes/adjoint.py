@@ -281,8 +281,8 @@ def _pull_back(
             adjoint = adjoint + found[0]
         found = found[1:]
     for n, grad in enumerate(found):
-        if grad is not None:
-            grads[n] = grad if grads[n] is None else grads[n] + grad
+        if grad is not None:  # a copy: a net in a CUDA graph writes its next gradient over this one
+            grads[n] = grad.clone() if grads[n] is None else grads[n] + grad
     return adjoint
 
 
