@@ -112,6 +112,8 @@ def evaluate(
     fid_n: int = 0,
     fid: Literal["shipped", "inception"] = "shipped",
     last_noise: bool = False,
+    label_n: int = 0,
+    guidance: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Bits/dim and FID of a trained model on test pictures; also written beside it as JSON.
@@ -129,9 +131,11 @@ def evaluate(
             torchmetrics, torch-fidelity, torchvision and about 95 MB of weights.
         last_noise: add noise in the last step of the samples, too; without, it is the mean
             (Tweedie's formula).
+        label_n: samples, of each class in turn, that a classifier is asked about; 0 leaves it out.
+        guidance: of these samples, see `sample`. All else is of the model without labels.
         seed: of all noise.
     """
-    from diffflow_edu.evaluation import check_numbers, table, yardstick
+    from diffflow_edu.evaluation import agreement, check_numbers, table, yardstick
     from diffflow_edu.evaluation import evaluate as evaluate_model
 
     model = _image_model(weights).to(devices.accelerator())
@@ -139,6 +143,7 @@ def evaluate(
     check_numbers(data, n, ode_n, fid_n)
     net = yardstick(data, fid_n, fid, seed) if fid_n else None
     options = {"last_noise": last_noise, "fid_net": net}
+    agreed = agreement(model, data, label_n, guidance, seed) if label_n else None
     rows = evaluate_model(model, data, steps or None, n, ode_n, fid_n, seed, **options)
     result = {
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -156,6 +161,9 @@ def evaluate(
             "floor_images": net.floor_images,
         },
         "last_noise": last_noise,
+        "label_n": label_n,
+        "guidance": guidance,
+        "agreement": agreed,
         "seed": seed,
         "machine": machine(devices.accelerator()),
         "rows": [asdict(row) for row in rows],
@@ -164,6 +172,8 @@ def evaluate(
         out = write_new(weights.with_suffix(".json"), to_json(result))
     finally:  # a full disk is no reason to lose what was measured
         print(table(rows, data, fid_n, net, model.schedule.steps))
+        if agreed is not None:
+            print(f"A classifier agrees with {agreed:.1%} of the labels of {label_n} samples.")
     print(f"Written: {out}")
 
 

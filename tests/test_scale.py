@@ -28,7 +28,7 @@ pytest.importorskip("accelerate", reason="the extra 'images' is not installed")
 pytest.importorskip("tyro", reason="the extra 'images' is not installed")
 
 from diffflow_edu import cli, inception, scale
-from diffflow_edu.evaluation import Row, evaluate, on_grid, table, yardstick
+from diffflow_edu.evaluation import Row, agreement, evaluate, on_grid, table, yardstick
 from diffflow_edu.inception import Inception, MissingError
 from diffflow_edu.noise_range import noise_range
 from diffflow_edu.scale import Config, compiled, layout, successor, take, train
@@ -368,6 +368,37 @@ def test_a_label_is_drawn_by_the_command_line_with_guidance(
     assert (tmp_path / "7.png").read_bytes() != (tmp_path / "3.png").read_bytes()
     with pytest.raises(SystemExit, match="label is for a model with classes"):
         run(monkeypatch, "sample", finished[0] / "model.safetensors", "--label", 7)
+
+
+class SaysSeven(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.one_hot(torch.full((len(x),), 7), 10).float()
+
+
+def test_a_classifier_is_asked_about_samples_of_all_classes(
+    by_class, finished, digits, monkeypatch, tmp_path, capsys
+):
+    with pytest.raises(ValueError, match="no feature net for 'digits' is shipped"):
+        agreement(by_class[2], digits)
+    with pytest.raises(ValueError, match="model must have classes"):
+        agreement(finished[1], digits)
+    monkeypatch.setattr("diffflow_edu.fid.feature_net", lambda name: SaysSeven())
+    asked = []
+    sample = DiffFlow.sample
+
+    def spy(self, n, *args, label=None, guidance=0.0, **options):
+        if label is not None:
+            asked.append((label.tolist(), guidance))
+        return sample(self, n, *args, label=label, guidance=guidance, **options)
+
+    monkeypatch.setattr(DiffFlow, "sample", spy)
+    assert agreement(by_class[2], digits, n=20, guidance=0.5, batch=15) == 0.1
+    assert asked == [([*range(10), *range(5)], 0.5), ([*range(5, 10)], 0.5)]
+    weights = shutil.copy(by_class[0] / "model.safetensors", tmp_path)
+    run(monkeypatch, "evaluate", weights, "--n", 2, "--label-n", 10, "--guidance", 2)
+    assert "agrees with 10.0% of the labels of 10 samples" in capsys.readouterr().out
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert (record["agreement"], record["label_n"], record["guidance"]) == (0.1, 10, 2)
 
 
 def test_a_folder_of_an_older_run_lacks_newer_settings_and_goes_on(finished, tmp_path):
