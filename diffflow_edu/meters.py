@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def saved_mebibytes(loss: Callable[[], Tensor]) -> float:
+def saved_mebibytes(loss: Callable[..., Tensor], *inputs: Any, **options: Any) -> float:
     """The most that autograd keeps at one time, from the value of a loss to its gradient, in MiB.
 
-    loss: makes a scalar; it is called once, and its gradient taken. Each block of memory counts
-    once, however many tensors share it.
+    loss: called once with the inputs and options; the gradient is that of the mean of what it
+    returns. Each block of memory counts once, however many tensors share it.
 
-    >>> x = torch.ones(2**18, requires_grad=True)  # one MiB of float32
-    >>> saved_mebibytes(lambda: x.sin().sum())
+    >>> saved_mebibytes(torch.sin, torch.ones(2**18, requires_grad=True))  # one MiB of float32
     1.0
     """
     sharing: Counter[int] = Counter()
@@ -37,7 +37,7 @@ def saved_mebibytes(loss: Callable[[], Tensor]) -> float:
             now -= self.size if sharing[self.key] == 0 else 0
 
     with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        loss().backward()
+        loss(*inputs, **options).mean().backward()
     return peak / 2**20
 
 

@@ -1,4 +1,4 @@
-"""Solutions of notebook 07's exercises, and wrong answers with the words that they meet."""
+"""Solutions of the exercises of notebooks 07 and 12, and wrong answers with what they meet."""
 
 from __future__ import annotations
 
@@ -33,11 +33,50 @@ def excess(rate, dt, g):
     return (rate.square() * (dt * (dt / g) ** 2 / 2)).sum((0, 2))
 
 
+def all_bounds(bound, x, noise):
+    return torch.stack([bound(x, each) for each in noise])
+
+
+def tight_bound(bound, x, noise):
+    return importance_weighted(all_bounds(bound, x, noise))
+
+
+def combined(wrong):
+    """An answer that combines the K path bounds in another way."""
+    return lambda *case: wrong(all_bounds(*case))
+
+
+def raw_nats(nats, W):
+    return nats - W.det().abs().log()
+
+
+def best_look(curve):
+    best = min(range(len(curve)), key=lambda i: curve[i, 2])
+    return curve[best][[0, 3]]
+
+
+def look(choose, column=3):
+    return lambda c: c[int(choose(c))][[0, column]]
+
+
+def compare(a, b):
+    gain = a - b
+    return torch.stack([gain.mean(), (gain.var() / len(gain)).sqrt()])
+
+
+def with_error(error, gain=lambda a, b: (a - b).mean()):
+    return lambda a, b: torch.stack([gain(a, b), error(a, b)])
+
+
 SOLUTIONS = {
     "check_family_drift": family_drift,
     "check_ode_log_prob": ode_log_prob,
     "check_importance_weighted": importance_weighted,
     "check_excess": excess,
+    "check_tight_bound": tight_bound,
+    "check_raw_nats": raw_nats,
+    "check_best_look": best_look,
+    "check_compare": compare,
 }
 
 
@@ -114,6 +153,87 @@ PLANTED = [
         "the paths of each particle only",
     ),
     ("check_importance_weighted", lambda b: -(-b).exp().mean(0).log(), "exp(−2000) is 0"),
+    (
+        "check_family_drift",
+        lambda f, s, g, lam: -family_drift(f, s, g, lam),
+        "on the reversed clock",
+    ),
+    ("check_tight_bound", combined(lambda b: b.mean(0)), "the mean of the K path bounds"),
+    ("check_tight_bound", combined(lambda b: -torch.logsumexp(-b, 0)), "log K is missing"),
+    ("check_tight_bound", combined(lambda b: b.amin(0)), "the best of K paths is no bound"),
+    ("check_tight_bound", combined(lambda b: -importance_weighted(b)), "this estimates log p"),
+    ("check_tight_bound", combined(lambda b: b[0]), "this is one path only"),
+    ("check_tight_bound", combined(lambda b: b[-1]), "only the last path is left"),
+    ("check_tight_bound", combined(lambda b: importance_weighted(b[1:])), "the first path is"),
+    ("check_tight_bound", combined(lambda b: importance_weighted(b[:-1])), "the last path is m"),
+    ("check_tight_bound", combined(lambda b: importance_weighted(b).mean()), "keep the B"),
+    (
+        "check_tight_bound",
+        combined(lambda b: importance_weighted(b.reshape(-1, 1))[0]),
+        "not over the particles",
+    ),
+    ("check_tight_bound", lambda bound, x, noise: bound(x, noise.mean(0)), "is not a noise"),
+    ("check_tight_bound", all_bounds, "now combine them"),
+    ("check_tight_bound", combined(lambda b: -(-b).exp().mean(0).log()), "exp(−1500) is 0"),
+    ("check_raw_nats", lambda n, W: 2 * n - raw_nats(n, W), "the sign: where W stretches"),
+    ("check_raw_nats", lambda n, W: n, "the change of variables is missing"),
+    ("check_raw_nats", lambda n, W: n - W.det().abs(), "the log is missing"),
+    ("check_raw_nats", lambda n, W: n - W.det(), "take |det W|, and its log"),
+    ("check_raw_nats", lambda n, W: n - W.diagonal().abs().log().sum(), "of a triangular W only"),
+    ("check_raw_nats", lambda n, W: n + (raw_nats(n, W) - n) / len(W), "not divided by d"),
+    ("check_raw_nats", lambda n, W: n + (raw_nats(n, W) - n) * len(W), "once for each coordinate"),
+    ("check_raw_nats", lambda n, W: raw_nats(n, W) / math.log(2), "these are bits"),
+    ("check_raw_nats", lambda n, W: raw_nats(n, W).mean(), "one number a row"),
+    ("check_raw_nats", lambda n, W: n + (raw_nats(n, W) - n) / 2, "belongs to a covariance"),
+    ("check_raw_nats", lambda n, W: n - W.logdet(), "det W may be negative"),
+    ("check_best_look", look(lambda c: c[:, 1].argmin()), "training rows choose the last look"),
+    ("check_best_look", look(lambda c: c[:, 3].argmin()), "the test rows must not choose"),
+    ("check_best_look", look(lambda c: -1), "this is the last look"),
+    (
+        "check_best_look",
+        look(lambda c: next(i for i in range(len(c)) if c[i + 1, 2] > c[i, 2])),
+        "the first rise of validation",
+    ),
+    ("check_best_look", look(lambda c: c[:, 2].argmin(), 2), "report the *test* value"),
+    ("check_best_look", look(lambda c: c[:, 2].argmin(), 1), "not that of training"),
+    (
+        "check_best_look",
+        lambda c: torch.stack([c[:, 2].argmin().double(), best_look(c)[1]]),
+        "the first number is the row",
+    ),
+    ("check_best_look", look(lambda c: c[:, 2].argmax()), "better where it is lower"),
+    ("check_best_look", lambda c: best_look(c).flip(0), "first the step, then"),
+    ("check_best_look", look(lambda c: (c[:, 2] - c[:, 1]).argmin()), "choose by validation alone"),
+    (
+        "check_compare",
+        with_error(lambda a, b: ((a.var() + b.var()) / len(a)).sqrt()),
+        "a hard row is hard for both",
+    ),
+    (
+        "check_compare",
+        with_error(lambda a, b: compare(a, b)[1], lambda a, b: (b - a).mean()),
+        "so b gains a − b",
+    ),
+    ("check_compare", with_error(lambda a, b: (a - b).std()), "the spread of single rows"),
+    ("check_compare", with_error(lambda a, b: (a - b).std() / len(a)), "falls with √n"),
+    ("check_compare", with_error(lambda a, b: (a - b).var() / len(a)), "take its root"),
+    (
+        "check_compare",
+        with_error(lambda a, b: compare(a, b)[1], lambda a, b: (a - b).sum()),
+        "a mean over rows",
+    ),
+    (
+        "check_compare",
+        with_error(lambda a, b: b.std() / len(b) ** 0.5, lambda a, b: b.mean()),
+        "this is b alone",
+    ),
+    (
+        "check_compare",
+        with_error(lambda a, b: (a.std() - b.std()).abs() / len(a) ** 0.5),
+        "spreads do not subtract",
+    ),
+    ("check_compare", lambda a, b: compare(a, b).flip(0), "first the gain"),
+    ("check_compare", lambda a, b: a - b, "the gains row by row"),
     ("check_excess", lambda r, dt, g: 2 * excess(r, dt, g), "too large by 2"),
     ("check_excess", lambda r, dt, g: excess(r, dt, g) / dt, "one Δt is missing"),
     ("check_excess", lambda r, dt, g: excess(r, dt, g) / dt**2, "not ḟ Δt^{1/2}/g"),

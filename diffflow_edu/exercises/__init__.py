@@ -22,6 +22,7 @@ from diffflow_edu.exercises.colour import (
 )
 from diffflow_edu.exercises.ddpm import (
     check_ddim_step,
+    check_ddpm_sample,
     check_gaussian_kl,
     check_jump,
     check_reverse_drift,
@@ -35,10 +36,14 @@ from diffflow_edu.exercises.flows import (
 )
 from diffflow_edu.exercises.images import check_bits_per_dim, check_dequantise, check_frechet
 from diffflow_edu.exercises.likelihood import (
+    check_best_look,
+    check_compare,
     check_excess,
     check_family_drift,
     check_importance_weighted,
     check_ode_log_prob,
+    check_raw_nats,
+    check_tight_bound,
 )
 from diffflow_edu.exercises.machines import (
     check_chance_level,
@@ -73,12 +78,15 @@ __all__ = [
     "check_adjoint_sweep",
     "check_annealed_langevin",
     "check_backward_noise",
+    "check_best_look",
     "check_bits_per_dim",
     "check_chance_level",
+    "check_compare",
     "check_coupling_inverse",
     "check_coupling_log_det",
     "check_data_side",
     "check_ddim_step",
+    "check_ddpm_sample",
     "check_denoise",
     "check_denoising_loss",
     "check_dequantise",
@@ -110,11 +118,13 @@ __all__ = [
     "check_path_bound",
     "check_pictures_an_hour",
     "check_r_max",
+    "check_raw_nats",
     "check_reverse_drift",
     "check_reverse_step",
     "check_sample_loop",
     "check_spike_bits",
+    "check_tight_bound",
     "check_unpadded",
-    "check_walk_back",
     "check_verdict",
+    "check_walk_back",
 ]

@@ -1,4 +1,4 @@
-"""Notebook 07: the λ family, a density by its ODE, importance weights, what Theorem 1 leaves out.
+"""Notebooks 07 and 12: the λ family, densities, importance weights, Theorem 1; real data.
 
 Each truth is a line of the library; each slip is a wrong answer with the sentence that teaches.
 """
@@ -6,6 +6,7 @@ Each truth is a line of the library; each slip is a wrong answer with the senten
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,6 +71,11 @@ def check_family_drift(answer: Any) -> bool:
             lambda f, s, g, lam: f - 0.5 * (1 - lam**2) * g**2 * s,
             "this is the family run *forward*, where its noise spreads what the drift contracts. "
             "Running home, + ½ λ² g² Δp stands on the other side: 1 + λ².",
+        ),
+        Slip(
+            lambda f, s, g, lam: 0.5 * (1 + lam**2) * g**2 * s - f,
+            "this is the drift on the reversed clock T − t, where all signs turn. Here t is the "
+            "time of the forward process, and dt < 0 on the way back: f − ….",
         ),
         Slip(
             lambda f, s, g, lam: -0.5 * (1 + lam**2) * g**2 * s,
@@ -209,7 +215,7 @@ def check_importance_weighted(answer: Any) -> bool:
 
 
 def check_excess(answer: Any) -> bool:
-    """Exercise 4: answer(rate, dt, g) is Σ_i ‖ḟ_i‖² Δt³/(2 g²), what Theorem 1 leaves out.
+    """Exercise 5: answer(rate, dt, g) is Σ_i ‖ḟ_i‖² Δt³/(2 g²), what Theorem 1 leaves out.
 
     rate: (N, B, d), df/dt along the paths at N steps; dt, g: 0-d. Returns nats, (B,).
     """
@@ -268,6 +274,245 @@ def check_excess(answer: Any) -> bool:
     return check_function("excess", answer, _excess, slips, cases, praise)
 
 
+def check_tight_bound(answer: Any) -> bool:
+    """Exercise 4: answer(bound, x, noise) is −log mean_k exp(−bound(x, noise[k])), a loop.
+
+    bound(x, noise): the path bound of every particle along one path, (B,), x (B, d) and noise
+    (N, B, d); noise: (K, N, B, d), K paths a particle. Returns (B,).
+    """
+    draw = torch.Generator().manual_seed(6)
+    cases = []
+    for paths, level in ((6, 0.0), (9, 1500.0)):
+        x = torch.randn(5, 2, generator=draw, dtype=torch.float64)
+        noise = torch.randn(paths, 4, 5, 2, generator=draw, dtype=torch.float64)
+        cases.append((_made_up_bound(level), x, noise))
+
+    def slip(combine: Callable[[Tensor], Any], message: str) -> Slip:
+        return Slip(lambda bound, x, noise: combine(_bounds(bound, x, noise)), message)
+
+    slips = [
+        slip(lambda b: b.mean(0), "this is the mean of the K path bounds: average exp(−bound)."),
+        slip(
+            lambda b: -torch.logsumexp(-b, 0),
+            "log K is missing: it is the *mean* of the K weights, not their sum.",
+        ),
+        slip(lambda b: b.min(0).values, "the best of K paths is no bound: average the weights."),
+        slip(
+            lambda b: -importance_weighted(b),
+            "this estimates log p; a bound on − log p has the other sign.",
+        ),
+        slip(lambda b: b[0], "this is one path only: go through all of noise[k]."),
+        slip(lambda b: b[-1], "only the last path is left: collect the bounds of all."),
+        slip(lambda b: importance_weighted(b[1:]), "the first path is missing."),
+        slip(lambda b: importance_weighted(b[:-1]), "the last path is missing."),
+        slip(lambda b: importance_weighted(b).mean(), "keep the B particles apart, shape (B,)."),
+        slip(
+            lambda b: importance_weighted(b.reshape(-1, 1)).squeeze(),
+            "average over the paths of each particle only, not over the particles.",
+        ),
+        Slip(
+            lambda bound, x, noise: bound(x, noise.mean(0)),
+            "the mean of K noises is not a noise: one path for each noise[k].",
+        ),
+        slip(
+            lambda b: torch.stack([b[k] for k in range(len(b))]),
+            "these are the K path bounds; now combine them to one number a particle.",
+        ),
+    ]
+    name = "tight_bound"
+
+    def truth(bound: Callable[..., Tensor], x: Tensor, noise: Tensor) -> Tensor:
+        return importance_weighted(_bounds(bound, x, noise))
+
+    hint = find_fault(name, answer, truth, slips, cases)
+    if hint is not None and find_fault(name, answer, truth, slips, cases[:1]) is None:
+        hint = "right for small bounds; but exp(−1500) is 0. Use torch.logsumexp."
+    praise = "right: a tighter bound of the same chain, paid with K walks."
+    print(f"✓ {name}: {praise}" if hint is None else f"✗ {name}: {hint}")
+    return hint is None
+
+
+def check_raw_nats(answer: Any) -> bool:
+    """Exercise 1 of 12: answer(nats, W) is −log p of rows x, given that of z = W (x − μ).
+
+    nats: (B,), −log q(z); W: (d, d). Returns (B,), −log q(z) − log |det W|.
+    """
+    draw = torch.Generator().manual_seed(7)
+    cases = []
+    for d, sign in ((3, -1.0), (4, 1.0)):
+        W = torch.randn(d, d, generator=draw, dtype=torch.float64)
+        W[0] = W[0] * sign * W.det().sign()
+        cases.append((3 + torch.randn(6, generator=draw, dtype=torch.float64), 2 * W))
+
+    def log_det(W: Tensor) -> Tensor:
+        return W.det().abs().log()
+
+    slips = [
+        Slip(
+            lambda nats, W: nats + log_det(W),
+            "the sign: where W stretches, the rows x stood closer together, so their density is "
+            "higher and −log p lower.",
+        ),
+        Slip(lambda nats, W: nats, "the change of variables is missing: − log |det W|."),
+        Slip(lambda nats, W: nats - W.det().abs(), "the log is missing: − log |det W|."),
+        Slip(lambda nats, W: nats - W.det(), "take |det W|, and its log."),
+        Slip(
+            lambda nats, W: nats - W.diagonal().abs().log().sum(),
+            "the product of the diagonal is the determinant of a triangular W only.",
+        ),
+        Slip(
+            lambda nats, W: nats - log_det(W) / len(W),
+            "log |det W| once for a row, not divided by d.",
+        ),
+        Slip(
+            lambda nats, W: nats - len(W) * log_det(W),
+            "log |det W| once for a row, not once for each coordinate.",
+        ),
+        Slip(
+            lambda nats, W: (nats - log_det(W)) / math.log(2),
+            "these are bits; nats are asked for.",
+        ),
+        Slip(
+            lambda nats, W: (nats - log_det(W)).mean(),
+            "one number a row, please: keep the B apart, shape (B,).",
+        ),
+        Slip(
+            lambda nats, W: nats - 0.5 * log_det(W),
+            "½ log det belongs to a covariance; W is its inverse root, so − log |det W| in full.",
+        ),
+    ]
+    hint_for_nan = "det W may be negative: take torch.linalg.slogdet(W), or the log of |det W|."
+    hint = find_fault("raw_nats", answer, _raw_nats, slips, cases)
+    if hint is not None and "NaN or infinity" in hint:
+        hint = hint if _all_nan(answer, cases[1:]) else hint_for_nan
+    praise = "right: the change of variables of notebook 01, on real units."
+    print(f"✓ raw_nats: {praise}" if hint is None else f"✗ raw_nats: {hint}")
+    return hint is None
+
+
+def check_best_look(answer: Any) -> bool:
+    """Exercise 2 of 12: answer(curve) is the step whose weights are kept, and their test −log p.
+
+    curve: (n, 4), rows of step, training, validation and test −log p on the way. Returns two
+    numbers: the step at which validation is least, and the test value there.
+    """
+    step = 20.0 * torch.arange(1, 9, dtype=torch.float64)
+    train = torch.tensor([88.0, 80, 72, 66, 61, 57, 54, 52], dtype=torch.float64)
+    validation = torch.tensor([91.0, 82, 77, 78, 74, 76, 81, 88], dtype=torch.float64)
+    test = torch.tensor([92.0, 83, 76.5, 75, 75.5, 79, 83, 90], dtype=torch.float64)
+    short = torch.stack([step, train, validation, test], 1)
+    cases = [(short,), (torch.cat([short[2:], short[1:2] + 200]) * 0.5,)]
+
+    def at(row: Callable[[Tensor], Tensor], column: int = 3) -> Callable[[Tensor], Tensor]:
+        return lambda curve: torch.stack([curve[row(curve), 0], curve[row(curve), column]])
+
+    def first_rise(curve: Tensor) -> Tensor:
+        return (curve[1:, 2] > curve[:-1, 2]).int().argmax()
+
+    slips = [
+        Slip(
+            at(lambda c: c[:, 1].argmin()),
+            "training rows choose the last look for ever: choose by validation.",
+        ),
+        Slip(
+            at(lambda c: c[:, 3].argmin()),
+            "the test rows must not choose: whoever takes the best test value reports a number "
+            "that no new row will repeat.",
+        ),
+        Slip(at(lambda c: torch.tensor(len(c) - 1)), "this is the last look, not the best."),
+        Slip(
+            at(first_rise),
+            "the first rise of validation is not yet the end: look at the whole curve.",
+        ),
+        Slip(
+            at(lambda c: c[:, 2].argmin(), 2),
+            "report the *test* value: validation has been chosen to be low.",
+        ),
+        Slip(at(lambda c: c[:, 2].argmin(), 1), "report the test value, not that of training."),
+        Slip(
+            lambda c: torch.stack([c[:, 2].argmin().double(), c[c[:, 2].argmin(), 3]]),
+            "the first number is the row; the step stands in column 0.",
+        ),
+        Slip(
+            at(lambda c: c[:, 2].argmax()),
+            "−log p is better where it is lower: argmin.",
+        ),
+        Slip(
+            lambda c: at(lambda c: c[:, 2].argmin())(c).flip(0),
+            "the two have changed places: first the step, then the test value.",
+        ),
+        Slip(
+            at(lambda c: (c[:, 2] - c[:, 1]).argmin()),
+            "the gap between validation and training says how far a model has adapted to its "
+            "rows, not how good it is: choose by validation alone.",
+        ),
+    ]
+    praise = "right: validation chooses, test reports."
+    return check_function("best_look", answer, _best_look, slips, cases, praise)
+
+
+def check_compare(answer: Any) -> bool:
+    """Exercise 3 of 12: answer(a, b) is the mean gain of b over a in nats, and its standard error.
+
+    a, b: (n,), −log p of the same rows by two models. Returns two numbers: mean(a − b), and the
+    standard deviation of a − b over √n.
+    """
+    draw = torch.Generator().manual_seed(8)
+    cases = []
+    for n in (12, 40):
+        hard = 5 * torch.randn(n, generator=draw, dtype=torch.float64)
+        a, b = hard + 1 + 0.3 * torch.randn(2, n, generator=draw, dtype=torch.float64)
+        cases.append((a, b - 0.7))
+
+    def two(mean: Tensor, error: Tensor) -> Tensor:
+        return torch.stack([mean, error])
+
+    slips = [
+        Slip(
+            lambda a, b: two((a - b).mean(), ((a.var() + b.var()) / len(a)).sqrt()),
+            "both models see the same rows, and a hard row is hard for both: take the spread of "
+            "the differences a − b, not the two spreads together.",
+        ),
+        Slip(
+            lambda a, b: two((b - a).mean(), (a - b).std() / len(a) ** 0.5),
+            "the sign: −log p is better where it is lower, so b gains a − b.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).mean(), (a - b).std()),
+            "this is the spread of single rows; the error of their mean is smaller by √n.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).mean(), (a - b).std() / len(a)),
+            "the error falls with √n, not with n.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).mean(), (a - b).var() / len(a)),
+            "this is the square of the error: take its root.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).sum(), (a - b).std() / len(a) ** 0.5),
+            "the gain is a mean over rows, not a sum.",
+        ),
+        Slip(
+            lambda a, b: two(b.mean(), b.std() / len(b) ** 0.5),
+            "this is b alone; compare it with a, row by row.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).mean(), (a.std() - b.std()).abs() / len(a) ** 0.5),
+            "spreads do not subtract: take the spread of the differences a − b.",
+        ),
+        Slip(
+            lambda a, b: two((a - b).std() / len(a) ** 0.5, (a - b).mean()),
+            "the two have changed places: first the gain, then its error.",
+        ),
+        Slip(
+            lambda a, b: a - b, "these are the gains row by row; return their mean and its error."
+        ),
+    ]
+    praise = "right: on the same rows a small gain can be certain."
+    return check_function("compare", answer, _compare, slips, cases, praise)
+
+
 def _family_drift(f: Tensor, s: Tensor, g: Tensor, lam: Tensor) -> Tensor:
     return f - 0.5 * (1 + lam**2) * g**2 * s
 
@@ -282,3 +527,34 @@ def _excess(rate: Tensor, dt: Tensor, g: Tensor) -> Tensor:
 
 def _number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
+
+
+def _made_up_bound(level: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """A bound of every particle along one path, spread by a few nats about a level."""
+
+    def bound(x: Tensor, noise: Tensor) -> Tensor:
+        return level + 0.3 * noise.square().sum((0, 2)) + (x * noise[0]).sum(1)
+
+    return bound
+
+
+def _bounds(bound: Callable[..., Tensor], x: Tensor, noise: Tensor) -> Tensor:
+    return torch.stack([bound(x, each) for each in noise])
+
+
+def _raw_nats(nats: Tensor, W: Tensor) -> Tensor:
+    return nats - torch.linalg.slogdet(W).logabsdet
+
+
+def _all_nan(answer: Any, cases: list[tuple[Any, ...]]) -> bool:  # noqa: ANN401
+    """Whether the answer has no finite number where det W > 0 either."""
+    return not any(torch.as_tensor(answer(*case)).isfinite().any() for case in cases)
+
+
+def _best_look(curve: Tensor) -> Tensor:
+    best = curve[:, 2].argmin()
+    return torch.stack([curve[best, 0], curve[best, 3]])
+
+
+def _compare(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([(a - b).mean(), (a - b).std() / len(a) ** 0.5])
