@@ -78,7 +78,8 @@ def test_a_benchmark_whose_child_fails_fails_and_names_it(
 
 def test_a_benchmark_that_needs_its_neighbours_is_nowhere_called_as_a_script():
     # `python benchmarks/X.py` puts benchmarks/ on the path and not the folder above it.
-    texts = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("notebooks/*.py"), ROOT / "README.md"]
+    folders = ("benchmarks/*.py", "notebooks/*.py", "README.md", "docs/*.md")
+    texts = [path for folder in folders for path in ROOT.glob(folder)]
     named = {
         name
         for path in texts

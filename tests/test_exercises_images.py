@@ -95,7 +95,7 @@ def test_the_commands_of_notebook_08_are_those_of_the_readme():
     root = Path(__file__).parents[1]
     text = (root / "notebooks" / "08_mnist.py").read_text()
     commands = re.findall(r"^#     (diffflow-edu (?:train|evaluate) .*)$", text, re.MULTILINE)
-    readme = (root / "README.md").read_text().splitlines()
+    readme = (root / "docs" / "images.md").read_text("utf-8").splitlines()
     assert len(commands) >= 3
     assert [command for command in commands if f"    {command}" not in readme] == []
     # The cell that trains where there is a GPU asks for the same run.

@@ -211,7 +211,7 @@ def _with_start(folder):
 
 
 def test_a_notebook_starts_two_processes_as_the_readme_says(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[1] / "docs" / "images.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n([^`]*notebook_launcher\([^`]*)```", readme)
     small = "images='digits', size='tiny', steps=(3,), updates=4, batch_size=8"
     code = re.sub(r"Config\([^)]*\),?[^)]*\)", f"Config({small})", code)

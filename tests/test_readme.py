@@ -1,4 +1,4 @@
-"""What the README says is what the repository does."""
+"""What the README and the pages of docs/ say is what the repository does."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ from tools import readme
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return readme.README.read_text()
+    return readme.everything()
 
 
-def test_the_readme_example_learns_the_points(page):
+def test_the_readme_example_learns_the_points():
     names: dict = {}
-    exec(readme.example(page), names)
+    exec(readme.example(readme.README.read_text("utf-8")), names)
     points = readme.to_tensor(names["points"])
     learned = metrics.sliced_w2(names["model"].sample(2000, seed=1).start, points)
     noise = metrics.sliced_w2(torch.randn(2000, 2), points)
     assert learned < 0.3 * noise  # measured: .05 against .4
 
 
-def test_the_tables_of_the_readme_are_those_of_the_cards_and_results(page):
-    assert readme.rewritten(page) == page, "run python -m tools.readme"
+@pytest.mark.parametrize("path", readme.pages(), ids=lambda path: path.name)
+def test_the_tables_of_a_page_are_those_of_the_cards_and_results(path):
+    text = path.read_text("utf-8")
+    assert readme.rewritten(text) == text, "run python -m tools.readme --tables"
+
+
+def test_every_table_is_on_a_page(page):
+    assert [name for name in readme.TABLES if f"<!-- {name} table: " not in page] == []
+
+
+def test_the_readme_is_read_in_three_screens():
+    assert len(readme.README.read_text("utf-8")) < 10_000
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +143,17 @@ def test_the_readme_has_no_placeholder(page):
     assert re.findall(r"TIME\d\d|[A-Z]+TEXT|FINDING", page) == []
 
 
-def test_the_files_that_the_readme_names_exist(page):
-    named = re.findall(r"\]\(([^)#]+)\)", page)
+@pytest.mark.parametrize("path", readme.pages(), ids=lambda path: path.name)
+def test_the_files_that_a_page_names_exist(path):
+    named = re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8"))
     local = [name for name in named if "://" not in name]
-    assert len(local) >= 4
-    assert [name for name in local if not (readme.ROOT / name).exists()] == []
+    assert len(local) >= (4 if path == readme.README else 0)
+    assert [name for name in local if not (path.parent / name).exists()] == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = readme.README.read_text("utf-8")
+    assert [p.name for p in readme.pages()[1:] if f"](docs/{p.name})" not in linked] == []
 
 
 @pytest.mark.parametrize(

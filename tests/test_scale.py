@@ -832,8 +832,8 @@ def test_what_is_wrong_is_said_in_a_line(monkeypatch, tmp_path, capsys, argument
 
 
 def commands_of_the_readme():
-    """Every diffflow-edu command of the README, as arguments, with accelerate or without."""
-    page = (Path(__file__).parents[1] / "README.md").read_text()
+    """Every diffflow-edu command of the pages, as arguments, with accelerate or without."""
+    page = (Path(__file__).parents[1] / "docs" / "images.md").read_text("utf-8")
     lines = re.findall(
         r"^    (?:diffflow-edu|accelerate launch -m diffflow_edu\.cli) (.*)$", page, re.MULTILINE
     )

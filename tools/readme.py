@@ -1,9 +1,11 @@
-"""Write the tables and pictures of the README: python -m tools.readme."""
+"""Write tables and pictures of the README and of docs/: python -m tools.readme [--tables]."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from diffflow_edu.figures import film_strip  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 ASSETS = ROOT / "notebooks" / "assets"
 TITLES = {
     "olympic_rings": "five crossing rings, width 0.01",
@@ -41,21 +44,24 @@ COURSE = {
     "that repair it",
     "03_ddpm": "the bound term by term, and a grid that knows how thin the data is",
     "04_diffflow": "two SDEs, one loss, derived line by line, trained live",
-    "05_adjoint_and_grids": "Algorithm 2 beside its code, memory against N, fixed and flexible "
-    "grids, few steps first",
+    "05_adjoint_and_grids": "memory against N, Algorithm 2 derived, written and beside its code, "
+    "what a gradient costs",
     "06_three_machines": "flow, DDPM and DiffFlow from the same particles, the noise dial, the "
     "ledger of claims",
-    "07_likelihood": "the λ family, the probability flow, three numbers for one model, Theorem 1, "
-    "real data",
+    "07_likelihood": "the λ family, the probability flow, three numbers for one model, Theorem 1",
     "08_mnist": "U-Nets, dequantisation, bits/dim and FID with their traps, digits on their way, "
     "the command for a GPU",
     "09_cifar10": "colour patches beside a Gaussian, what bits/dim and FID can and cannot say, the "
     "cost ledger, the command for a GPU",
+    "11_time_grids": "an excursion from 05: fixed and flexible grids, few steps first, the last "
+    "step",
+    "12_real_data": "an excursion from 07: rows of real numbers, test nats, early stopping, and "
+    "what a comparison rests on",
 }
 NAMES = {
     "03_ddpm": "DDPM and the reverse SDE",
     "04_diffflow": "DiffFlow",
-    "05_adjoint_and_grids": "The adjoint and time grids",
+    "05_adjoint_and_grids": "The stochastic adjoint",
     "06_three_machines": "Three machines, one ring",
     "08_mnist": "MNIST",
     "09_cifar10": "CIFAR-10",
@@ -105,6 +111,34 @@ def zoo_table() -> str:
     lines.append(
         f"Trained in {min(seconds):.0f} to {max(seconds):.0f} s each on {'; '.join(machines)}."
     )
+    return "\n".join(lines)
+
+
+def results_lines() -> str:
+    """Five lines of results, from cards, adjoint.json and ledger.json."""
+
+    def of(kind: str, steps: int) -> dict[str, float]:
+        return pretrained(kind, "olympic_rings", steps).card["metrics"]
+
+    lines = ["On five crossing rings, 10 000 samples; gap in nats above the exact entropy:", ""]
+    for steps in (5, 10, 30):
+        ours, theirs = of("diffflow", steps), of("ddpm", steps)
+        lines.append(
+            f"- N = {steps}: DiffFlow's gap is {ours['gap']:.2f} and {ours['leak']:.1%} of its "
+            f"samples leak; a DDPM's gap is {theirs['gap']:.2f}, and {theirs['leak']:.1%} leak."
+        )
+    path = ROOT / "benchmarks" / "results"
+    memory = json.loads((path / "adjoint.json").read_text("utf-8"))
+    kept = {way: memory["results"][way]["saved_mebibytes"] for way in ("loss", "autograd")}
+    lines.append(
+        f"- The stochastic adjoint at N = {memory['setting']['steps']} keeps {kept['loss']:.0f} "
+        f"MiB of activations, autograd {kept['autograd']:.0f} MiB, for the same gradient."
+    )
+    claims = json.loads((path / "ledger.json").read_text("utf-8"))["claims"]
+    counts = Counter(claim["verdict"] for claim in claims)
+    words = {"holds": "hold", "holds when …": "hold under conditions", "mixed": "are mixed"}
+    said = ", ".join(f"{n} {words.get(verdict, verdict)}" for verdict, n in counts.most_common())
+    lines.append(f"- Of the paper's {len(claims)} claims that fit into the plane: {said}.")
     return "\n".join(lines)
 
 
@@ -362,23 +396,44 @@ def images_table() -> str:
     return "\n".join([*steps, "", *memory, "", ". ".join(notes) + "."])
 
 
-def with_table(readme: str, name: str, table: str) -> str:
-    """The README with the table between its two marks replaced."""
+TABLES = {
+    "course": course_table,
+    "results": results_lines,
+    "zoo": zoo_table,
+    "recipes": recipes_table,
+    "time": time_table,
+    "toy": lambda: toy_table(toy_report()),
+    "ledger": ledger_table,
+    "tabular": tabular_table,
+    "images": images_table,
+    "adjoint": adjoint_table,
+}
+
+
+def pages() -> list[Path]:
+    """The README and the pages that it leads to."""
+    return [README, *sorted(DOCS.glob("*.md"))]
+
+
+def everything() -> str:
+    """The text of all pages."""
+    return "\n".join(page.read_text("utf-8") for page in pages())
+
+
+def with_table(page: str, name: str) -> str:
+    """A page with the table between its two marks replaced, if it has that table."""
     pattern = rf"(<!-- {name} table: [^\n]*-->\n).*?(<!-- end of {name} table -->)"
-    return re.sub(pattern, lambda m: m[1] + "\n" + table + "\n\n" + m[2], readme, flags=re.DOTALL)
+    if not re.search(pattern, page, re.DOTALL):
+        return page
+    table = TABLES[name]()
+    return re.sub(pattern, lambda m: m[1] + "\n" + table + "\n\n" + m[2], page, flags=re.DOTALL)
 
 
-def rewritten(readme: str) -> str:
-    """The README as it should be."""
-    readme = with_table(readme, "course", course_table())
-    readme = with_table(readme, "zoo", zoo_table())
-    readme = with_table(readme, "recipes", recipes_table())
-    readme = with_table(readme, "time", time_table())
-    readme = with_table(readme, "toy", toy_table(toy_report()))
-    readme = with_table(readme, "ledger", ledger_table())
-    readme = with_table(readme, "tabular", tabular_table())
-    readme = with_table(readme, "images", images_table())
-    return with_table(readme, "adjoint", adjoint_table())
+def rewritten(page: str) -> str:
+    """A page as it should be."""
+    for name in TABLES:
+        page = with_table(page, name)
+    return page
 
 
 def draw_pictures(readme: str) -> None:
@@ -422,6 +477,7 @@ def save(figure: matplotlib.figure.Figure, name: str) -> None:
 
 
 if __name__ == "__main__":
-    text = README.read_text("utf-8")
-    draw_pictures(text)
-    README.write_text(rewritten(text), "utf-8")
+    if "--tables" not in sys.argv:
+        draw_pictures(README.read_text("utf-8"))
+    for page in pages():
+        page.write_text(rewritten(page.read_text("utf-8")), "utf-8")
