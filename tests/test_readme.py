@@ -151,6 +151,16 @@ def test_the_files_that_a_page_names_exist(path):
     assert [name for name in local if not (path.parent / name).exists()] == []
 
 
+def test_the_pictures_of_the_lecturers_guide_are_in_the_notebooks_that_it_names():
+    rows = re.findall(
+        r"^\| \d+ \| (\d\d), \"(.*?)\" \|", (readme.DOCS / "teaching.md").read_text("utf-8"), re.M
+    )
+    assert len(rows) > 8
+    for number, title in rows:
+        (notebook,) = (readme.ROOT / "notebooks").glob(f"{number}_*.py")
+        assert f'"{title}"' in notebook.read_text("utf-8"), title
+
+
 def test_every_page_is_reached_from_the_readme():
     linked = readme.README.read_text("utf-8")
     assert [p.name for p in readme.pages()[1:] if f"](docs/{p.name})" not in linked] == []
