@@ -189,10 +189,10 @@ def fit(
         the step under way is given up and leaves no trace, so that a resumed training is the one
         that was never stopped.
     labels: of a model with classes, the label of each particle: (n,) whole numbers beside a tensor
-        of data, or True for data that have them, such as a Dataset of pairs (x, label), a density
-        of `toy` (its modes) or `images.Images`; validation data then must have them, too. The
-        model learns p(x | label) and, since the label of a share `label_dropout` of every batch is
-        left out, p(x).
+        of data, or True for data that have them: a Dataset of pairs (x, label), `images.Images`, a
+        density of `toy` (its modes), or whatever has .sample_labelled(n). Validation data then must
+        have them, too. The model learns p(x | label) and, since the label of a share
+        `label_dropout` of every batch is left out, p(x).
 
     `model.history` is what is returned, from the first step on. An interrupt ends training early
     and leaves it, with the averaged weights, or the best ones. Threads train one after another,
