@@ -10,6 +10,7 @@ import torch
 from diffflow_edu import DiffFlow, Schedule, exercises
 from diffflow_edu.processes.likelihood import family_drift as library_drift
 from diffflow_edu.processes.likelihood import importance_weighted as library_weighted
+from diffflow_edu.processes.likelihood import theorem_one
 
 
 def family_drift(f, s, g, lam):
@@ -302,3 +303,26 @@ def test_the_excess_is_what_the_loss_has_too_much_where_g_is_small():
     rate = torch.stack([(f(x, b) - f(x, a)) / dt for a, b in zip(times, times[1:], strict=False)])
     expected = excess(rate, dt, g)
     assert term.detach().tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_what_equation_b_leaves_out_without_noise_is_a_share_of_order_dt():
+    """The second term of the expansion against ½‖δB‖² of the walk without noise, for two g."""
+    matrix = torch.tensor([[0.8, 0.5], [-0.6, 0.4]], dtype=torch.float64)
+
+    def bend(x, t):
+        return torch.tanh(x @ matrix.T) * (1 + 0.5 * t)
+
+    cloud = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = {}
+    for steps in (10, 100):
+        x, second, dt = cloud, 0.0, 1 / steps
+        for i in range(steps):
+            t, f = i * dt, bend(x, i * dt)
+            rate = (bend(x + 1e-4 * f, t + 1e-4) - bend(x - 1e-4 * f, t - 1e-4)) / 2e-4
+            second = second + dt * float(rate.square().sum(1).mean())
+            x = x + dt * f
+        found = theorem_one(bend, cloud, steps=(steps,), g=(0.1, 0.001))
+        ratio = found.excess[0] / (0.5 * (dt / found.g) ** 2 * second)
+        assert ratio[0] == pytest.approx(float(ratio[1]), rel=1e-6)  # the share knows no g
+        shares[steps] = abs(float(ratio[0]) - 1)
+    assert shares[10] < 0.02 and 6 < shares[10] / shares[100] < 15

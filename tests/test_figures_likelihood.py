@@ -95,3 +95,16 @@ def test_the_region_where_theorem_one_fails_is_shaded():
 def test_bad_arguments_are_named(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_the_chain_falls_with_its_paths_and_the_ode_stands_beside_it():
+    one = figures.ChainAndOde({1: 0.4, 4: 0.2}, ode=0.1, error=0.02)
+    figure = figures.chain_and_ode({"rings": {"DDPM": one}, "board": {"DDPM": one}}, title="tight")
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("rings", "board")
+    assert left.lines[0].get_xydata().tolist() == [[1, 0.4], [4, 0.2]]
+    assert [text.get_text() for text in left.get_xticklabels()] == ["1", "4", "ODE"]
+    (diamond,) = [line for line in left.lines if line.get_marker() == "D"]
+    assert diamond.get_ydata().tolist() == [0.1] and diamond.get_xdata()[0] > 4
+    with pytest.raises(ValueError, match="models must hold at least one set"):
+        figures.chain_and_ode({})

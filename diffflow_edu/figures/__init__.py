@@ -9,7 +9,13 @@ from diffflow_edu.figures.ddpm import bound_bars, magnifier
 from diffflow_edu.figures.densities import density_map, gallery, samples_against_truth
 from diffflow_edu.figures.dial import noise_dial
 from diffflow_edu.figures.flows import cell_areas, square_grid, warped_grids
-from diffflow_edu.figures.likelihood import family_panels, log_p_maps, theorem_one_panels
+from diffflow_edu.figures.likelihood import (
+    ChainAndOde,
+    chain_and_ode,
+    family_panels,
+    log_p_maps,
+    theorem_one_panels,
+)
 from diffflow_edu.figures.machines import claim_matrix, latent_clouds, verdict_bars
 from diffflow_edu.figures.reversal import Reversal, origins, reversals
 from diffflow_edu.figures.scores import ScorePanel, score_fields
@@ -20,6 +26,7 @@ from diffflow_edu.figures.trajectories import alt_text, film_strip, paths
 from diffflow_edu.figures.walks import paths_beside, walks
 
 __all__ = [
+    "ChainAndOde",
     "CurvePanel",
     "MODELS",
     "MODES",
@@ -29,6 +36,7 @@ __all__ = [
     "alt_text",
     "bound_bars",
     "cell_areas",
+    "chain_and_ode",
     "claim_matrix",
     "curve_panels",
     "density_map",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,16 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, as_text, bare_square, headline, spread_indices, style
+from diffflow_edu.figures.style import (
+    MODELS,
+    MODES,
+    as_label,
+    as_text,
+    bare_square,
+    headline,
+    spread_indices,
+    style,
+)
 from diffflow_edu.processes.base import Trajectory
 from diffflow_edu.processes.likelihood import TheoremOne
 from diffflow_edu.schedules import check_positive, check_whole
@@ -140,6 +150,73 @@ def highest(maps: Mapping[str, np.ndarray]) -> float:
     if not len(finite):
         raise ValueError("maps must hold a finite log p somewhere, found none")
     return float(finite.max())
+
+
+@dataclass(frozen=True)
+class ChainAndOde:
+    """What `chain_and_ode` draws of one model: nats above the entropy.
+
+    by_paths: the importance-weighted bound by the number of paths K. ode, error: the ODE's number
+    and its standard error.
+    """
+
+    by_paths: Mapping[int, float]
+    ode: float
+    error: float
+
+
+def chain_and_ode(
+    models: Mapping[str, Mapping[str, ChainAndOde]], title: str | None = None
+) -> Figure:
+    """The importance-weighted bound against K, a panel a set, and the ODE's number beside it.
+
+    models: by set and model. Raises ValueError for an empty dict.
+    """
+    if not models:
+        raise ValueError("models must hold at least one set, got an empty dict")
+    with style():
+        figure, panels = plt.subplots(
+            1,
+            len(models),
+            figsize=(5 * len(models), 4),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axes, (where, found) in zip(panels[0], models.items(), strict=True):
+            most = max(max(each.by_paths) for each in found.values())
+            for number, (name, each) in enumerate(found.items()):
+                color = MODELS.get(name, MODES[number % len(MODES)])
+                axes.plot(
+                    list(each.by_paths),
+                    list(each.by_paths.values()),
+                    "o-",
+                    color=color,
+                    label=as_label(f"{name}, the chain"),
+                )
+                axes.errorbar(
+                    2 * most * 1.12 ** (number - 0.5),
+                    each.ode,
+                    yerr=each.error,
+                    fmt="D",
+                    color=color,
+                    mfc="white",
+                    ms=7,
+                    capsize=3,
+                    label=as_label(f"{name}, its ODE"),
+                )
+            axes.axhline(0, color="0.3", lw=1.2, ls="--")
+            axes.axvline(1.4 * most, color="0.85", lw=1)
+            ticks = sorted({k for each in found.values() for k in each.by_paths})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([*ticks, 2 * most], [*map(str, ticks), "ODE"])
+            axes.minorticks_off()
+            axes.set(xlabel="paths a particle, K", title=as_text(where))
+        panels[0, 0].set_ylabel("nats above the entropy")
+        panels[0, 0].set_ylim(bottom=-0.03)
+        panels[0, -1].legend(fontsize=10)
+        headline(figure, title)
+    return figure
 
 
 def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:

@@ -472,12 +472,15 @@ def theorem_one(
 
         δB = −δF + (∂f/∂x) δF Δt + ḟ Δt^{3/2}/g − g s √Δt + …
 
-        E ½(‖δB‖² − ‖δF‖²) = −tr(∂f/∂x) Δt + ‖ḟ‖² Δt³/(2g²) + O(g² Δt) + O(Δt²)
+        E ½(‖δB‖² − ‖δF‖²) = −tr(∂f/∂x) Δt + ‖ḟ‖² Δt³/(2g²)
+                             + O(g² Δt) + O(Δt²) + O(Δt⁴/g²)
 
     in the mean over δF; a path has terms of mean zero beside these, like −δFᵀ ḟ Δt^{3/2}/g. The
     first term is the theorem. The second, summed over the steps, is (Δt²/2g²) ∫ ‖ḟ‖² dt: it
     vanishes only where Δt ≪ g, and at fixed N it has no limit as g → 0, because the backward Euler
-    step is not the inverse of the forward one. The remainder sums to O(g²) + O(Δt).
+    step is not the inverse of the forward one. The remainder sums to O(g²) + O(Δt) + O(Δt³/g²); its
+    last part, a share O(Δt) of the second term, is in `excess` too: that is ½‖δB‖² of the walk
+    without noise, ḟ Δt the change of f in one of its steps.
 
     drift: f. x: (B, *shape), float64 wanted. steps, g: one or more of N and of g. score: by default
     zero: it comes with a factor g. Raises ValueError for what is none of these.
