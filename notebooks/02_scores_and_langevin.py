@@ -14,8 +14,7 @@
 # %% [markdown]
 # # Scores and Langevin dynamics
 #
-# A random walk and the slope of a log density are all it takes to sample. This page begins with the first and learns
-# the second from data.
+# To sample, one needs a random walk and the slope of the log density. We begin with the first and learn the second.
 #
 # ## What you will learn
 #
@@ -65,7 +64,7 @@ torch.set_num_threads(1)  # nets this small gain little from a second core
 # ## 1. A random walk, and an SDE
 #
 # A particle on a line takes $N$ random steps until $t = 1$, so each lasts $\Delta t = 1/N$. How large must a step be,
-# so that finer steps still give the same walk? Take two independent steps $z_1, z_2$ with mean 0. Then
+# so that finer steps give the same walk? Take two independent steps $z_1, z_2$ with mean 0. Then
 # $\mathbb E (z_1 + z_2)^2 = \mathbb E z_1^2 + 2\,\mathbb E z_1\, \mathbb E z_2 + \mathbb E z_2^2$, and the middle term is
 # 0: **variances add, standard deviations do not.** After $N$ steps of standard deviation $a$ the variance is $N a^2$.
 #
@@ -142,8 +141,7 @@ plt.show()
 print(f"variance at t = 3: walk {walk.end.var():.2f}, Ornstein–Uhlenbeck {settling.end.var():.2f}")
 
 # %% [markdown]
-# Left: eight random walks; right: eight particles of the second process, all from $x = 3$. Grey: mean ± 2 standard
-# deviations, by formula. **Explain** the right one by a balance of variances: in a time $dt$ the drift multiplies $x$
+# Grey: mean ± 2 standard deviations, by formula. **Explain** the right one by a balance of variances: in a time $dt$ the drift multiplies $x$
 # by $1 - dt$, so the variance $v$ loses $2 v\,dt$; the noise adds $2\,dt$. They balance at $v = 1$, whatever the start.
 # *Every diffusion of this course makes its noise in this way.*
 #
@@ -189,13 +187,12 @@ figures.score_fields(
 plt.show()
 
 # %% [markdown]
-# Grey: the density, two moons. Blue: its score (arrow lengths grow with the square root of the score's). All arrows
-# point to a moon; along the ridge of a moon they vanish.
+# Grey: the density. Blue: its score. All arrows point to a moon; along the ridge of a moon they vanish.
 #
 # Multiply $p$ by any number: $\log p$ shifts by a constant, and the slope stays. **A score needs no normalising
 # constant**, the integral that makes other models hard.
 #
-# **Exercise 2. The score of a Gaussian.** Everything below is made of Gaussians. The logarithm of
+# **Exercise 2. The score of a Gaussian.** The logarithm of
 # $\mathcal N(x;\, m, \sigma^2 I)$ is $-\|x - m\|^2 / (2\sigma^2)$ plus a constant. What is its gradient? `x` has shape
 # $(B, d)$, `mean` $(d,)$, `std` is one number.
 
@@ -266,9 +263,8 @@ play(
 )
 
 # %% [markdown]
-# The player starts at the noise end of its slider, with the same wide cloud for both, and plays towards the data. With
-# the noise the cloud becomes two moons, as thick as they should be; without it, two thin curves. In numbers, and with
-# it the width of the samples for steps that are not small:
+# Both start from the same wide cloud, at the noise end of the slider. With the noise it becomes two moons, as thick as
+# they should be; without it, two thin curves. The table below: the width for steps that are not small.
 
 # %%
 data = moons.sample(20_000, seed=1)
@@ -288,8 +284,7 @@ for share in (0.1, 0.5, 1.0):
 
 # %% [markdown]
 # **Explain.** Without the noise this is gradient ascent, which looks for the *most likely* point, not a *typical* one.
-# And the steps have to be small against the *thinnest* direction of the data, while their number has to carry particles
-# through the *widest*. Remember that.
+# And steps have to be small against the *thinnest* direction of the data, but many enough to cross the *widest*.
 #
 # ## 5. Learn the score from samples
 #
@@ -298,8 +293,7 @@ for share in (0.1, 0.5, 1.0):
 #
 # $$J_\text{explicit} = \mathbb E_p\; \tfrac12 \| s_\theta(x) - \nabla \log p(x) \|^2.$$
 #
-# It needs the unknown score. Two ways avoid it. Both open the square and rewrite the cross term, the only one that has
-# $\theta$ and $\nabla \log p$ together.
+# It needs the unknown score. Two ways avoid it. Both open the square and rewrite the cross term.
 #
 # **Integrate by parts** (Hyvärinen 2005). Since $p\, \nabla \log p = \nabla p$, and since $p\, s_\theta$ vanishes far out,
 #
@@ -351,11 +345,7 @@ exercises.check_denoising_loss(denoising_loss)
 
 # %% [markdown]
 # The known target is $-\epsilon/\sigma$: no truth, no derivative of the network. This loss trains nearly every
-# diffusion model there is. Opening the squares also tells which constants were dropped:
-#
-# $$J_\text{explicit} = J_\text{implicit} + \tfrac12 \mathbb E_p\|\nabla\log p\|^2, \qquad
-# J_\text{denoising} = J_\text{explicit of } p_\sigma
-# + \tfrac12\bigl(d/\sigma^2 - \mathbb E\|\nabla\log p_\sigma\|^2\bigr).$$
+# diffusion model. Which of these losses are the same up to a constant?
 #
 # **Predict:** data from $\mathcal N(0, I)$ and the model $s_\theta(x) = -\theta x$. At $\theta = 1$ it is the exact score.
 # Which of the losses have the gradient 0 there?
@@ -381,7 +371,7 @@ losses = {
 print("                     loss   its gradient at θ = 1")
 for name, loss in losses.items():
     (slope,) = torch.autograd.grad(loss.mean(), theta, retain_graph=True)
-    print(f"{name:16s} {loss.mean():8.2f}   {slope:8.2f}")
+    print(f"{name:16s} {loss.mean():8.2f}   {round(slope.item(), 2) + 0.0:8.2f}")
 print(f"d σ² = {2 * sigma**2:.2f}")
 
 # %% [markdown]
@@ -389,8 +379,8 @@ print(f"d σ² = {2 * sigma**2:.2f}")
 # constant. Denoising has the gradient of the explicit loss *of the blurred density* $p_\sigma$, whose score is
 # $-x/(1 + \sigma^2)$: for it, $\theta = 1$ is too large.
 #
-# The target $-\epsilon/\sigma$ looks wrong: it points to the one clean point that we happened to start from. Stand at one
-# noisy point, and look at all clean points that it may come from.
+# The target $-\epsilon/\sigma$ points to the one clean point that we happened to start from. Look at all clean points
+# that one noisy point may come from:
 
 # %%
 density = toy.load("eight_gaussians", width=0.1)
@@ -409,15 +399,15 @@ print(f"{len(origins)} clean points behind this noisy one")
 verdict("from their mean to the exact circle", (origins.mean(0) - tweedie).norm(), below=0.05)
 
 # %% [markdown]
-# Pale grey: the data. The black dot is a point that was seen after blurring with $\sigma = 0.5$; thin lines lead to 60 of
-# the clean points it may come from. The orange arrow leads to their mean. It ends in the blue circle, which is
-# computed from the exact score of the blurred density. A network that minimises a mean square learns the mean, so it
-# learns the score. Read the other way it is **Tweedie's formula**, $\mathbb E[x \mid \tilde x] = \tilde x + \sigma^2
+# Pale grey: the data. Black: a point seen after blurring with $\sigma = 0.5$; thin lines lead to 60 of the clean points it
+# may come from, the orange arrow to their mean. It ends in the blue circle, computed from the exact score of the blurred
+# density. A network that minimises a mean square learns the mean, so it learns the score. Read the other way it is **Tweedie's formula**, $\mathbb E[x \mid \tilde x] = \tilde x + \sigma^2
 # \nabla\log p_\sigma(\tilde x)$: a score denoises.
 #
 # ## 6. Wrong far from the data
 #
-# Two losses, one network each, the same architecture and seed, a few seconds together.
+# Two losses, one network each, the same architecture and seed. **Predict:** how does the error grow with the distance to
+# the data? We measure at random points of a large square. (Denoising should learn the score of the *blurred* density.)
 
 # %%
 blur = 0.1  # of the denoising loss
@@ -442,12 +432,6 @@ learned = {
     "denoising": train(lambda net, x: denoising_score_matching(net, x, blur)),
 }
 
-# %% [markdown]
-# **Predict:** how does the error grow with the distance to the data? We measure at random points of a large square, by
-# their distance to the nearest centre in units of a Gaussian's width. (The denoising network is compared with the exact
-# score of the *blurred* density, which it should learn.)
-
-# %%
 width = density.width / density.scale
 probe = 8 * (torch.rand(20_000, 2, generator=torch.Generator().manual_seed(3)) - 0.5)
 away = density.distance(probe) / width
@@ -491,12 +475,12 @@ for name in learned:
     verdict(f"{name:9s} length beyond 10 widths", max(lengths[name][-2:]), below=0.6)
 
 # %% [markdown]
-# Left: the median of $\|s_\theta - s\| / \|s\|$, with $s$ the exact score. Right: the length of the learned arrow as a
-# share of the exact one. Within three widths, where nearly all data lies, both networks are right to a tenth or three
-# tenths. Ten widths away their arrows have a fraction of the true length.
+# Left: the median of $\|s_\theta - s\| / \|s\|$, with $s$ the exact score. Right: the length of the learned arrow over
+# that of the exact one. Within three widths, where nearly all data lies, both are small errors. Ten widths away the
+# arrows have a quarter of the true length.
 #
-# **Explain.** The losses are expectations over the data. Where there is none, nothing is learned. That is bad news for
-# a sampler: Langevin dynamics *begins* out there.
+# **Explain.** The losses are means over the data. Where there is none, nothing is learned. But Langevin dynamics
+# *begins* there.
 #
 # ## 7. Near a mode, no score knows its weight
 #
@@ -526,8 +510,8 @@ print(f"after 640 Langevin steps:            {share_on_the_right(plain.start):.1
 print("the truth:                           0.2")
 
 # %% [markdown]
-# Every particle went to the nearer mode and stayed. After infinitely many steps Langevin dynamics *would* get the
-# shares right; but a particle that changes its mode has to cross twenty widths of emptiness by chance.
+# Every particle went to the nearer mode and stayed. After infinitely many steps the shares *would* be right; but to
+# change its mode a particle has to cross twenty widths of emptiness by chance.
 #
 # ## 8. Noise levels
 #
@@ -548,11 +532,12 @@ figures.score_fields(
 plt.show()
 
 # %% [markdown]
-# The rings blurred by four $\sigma$, each with its exact score. At $\sigma = 0.02$ there is data on thin lines only. At
-# $\sigma = 1.5$ there is data everywhere and a single hill. In between, rings become blobs and blobs become one.
+# The rings blurred by four $\sigma$, each with its exact score. At $\sigma = 0.02$ there is data on thin lines only, at
+# $\sigma = 1.5$ everywhere, and a single hill.
 #
 # So: learn the score at *all* levels, with one network $s_\theta(x, t)$ that is told the level (a **noise-conditional
-# score network**, NCSN). The levels have a constant ratio. The loss is denoising score matching at every level, weighted by $\sigma_i^2$, so that all weigh the same:
+# score network**, NCSN). The levels have a constant ratio. The loss is denoising score matching at every level, weighted
+# by $\sigma_i^2$, so that all count alike:
 # $\tfrac12 \mathbb E \| \sigma_i s_\theta(x + \sigma_i \epsilon, t_i) + \epsilon \|^2$, averaged over $i$.
 #
 # To sample, begin with the widest level, where the network knows the whole plane and no gap separates the modes. Take
@@ -616,18 +601,16 @@ for name, path in list(paths.items())[1:]:
     verdict(f"{name}: share on the right", share_on_the_right(path.start), above=0.14, below=0.26)
 
 # %% [markdown]
-# The share of particles on the right. Plain: half of them, from the first step to the last. Annealed: at the widest
-# level there is one hill; while the two modes separate, particles still cross and the share falls towards 0.2; once
-# they are separate it stays.
+# Plain: half of the particles are on the right, from the first step to the last. Annealed: while the two modes
+# separate, particles still cross, and the share falls towards 0.2; once they are separate it stays.
 #
 # **Explain.** While two modes overlap, the blurred score *does* know their weights. Annealing decides the shares there,
 # and refines later.
 #
 # ## 9. From samples alone
 #
-# Ten levels, a network like that of the other models of this course, and a few seconds of training. At every level we
-# compare it with the exact score of the blurred rings, at two kinds of places: on data blurred to that level, where
-# annealed Langevin goes, and in the wide cloud in which every sampler begins.
+# Ten levels, and a few seconds of training. At every level we compare the network with the exact score of the blurred
+# rings: on data blurred to that level, and in the wide cloud in which every sampler begins.
 
 # %%
 torch.manual_seed(0)
@@ -663,8 +646,8 @@ verdict("in the cloud, the best of the five narrowest", min(in_cloud[:5]), above
 verdict("in the cloud, the widest", in_cloud[-1], below=0.15)
 
 # %% [markdown]
-# Blue circles: on data of its own level the network is right to a few hundredths (wide levels) or a few tenths (narrow
-# ones). Orange squares: in the wide cloud the narrow levels are entirely wrong, the widest is right.
+# On data of its own level (blue) the network is off by a few hundredths at wide levels, a few tenths at narrow ones. In
+# the wide cloud (orange) the narrow levels are entirely wrong, the widest is right.
 #
 # **Explain.** Annealed Langevin dynamics moves along the blue curve: it begins in the cloud with the level that knows
 # the cloud, and every level leaves the particles where the next one has its data. Plain Langevin dynamics with the
@@ -692,9 +675,9 @@ for name, x, limits in (
     print(f"{name:8s} share of the fullest ring (truth 0.20): ≈{fullest:.2f}")
 
 # %% [markdown]
-# The data, and 4000 samples of the same network at the same cost. Middle: plain Langevin dynamics at the narrowest
-# level, begun at $\mathcal N(0, I)$, already the right size. Many particles follow wrong arrows and never arrive, and
-# some parts of the rings get too few. Right: annealed, begun in a cloud four times as wide.
+# The data, and 4000 samples of one network. Middle: plain Langevin dynamics at the narrowest level, begun at
+# $\mathcal N(0, I)$, already the right size. Many particles follow wrong arrows and never arrive. Right: annealed, begun
+# in a cloud four times as wide.
 #
 # ## 10. What it costs
 #
@@ -726,7 +709,7 @@ print(
 
 # %% [markdown]
 # **Explain.** With thirty levels even one step a level loses hardly a particle; with $\eta = 0.5$ they lag a little,
-# with $\eta = 1$ the distance is that of the data. Look at that last step: $x + \sigma_i^2 s$ is Tweedie's guess of the
+# with $\eta = 1$ they do not. Look at that last step: $x + \sigma_i^2 s$ is Tweedie's guess of the
 # clean point, and $\sqrt 2\,\sigma_i z$ makes it noisy again, with *more* noise than the level has; the next level
 # removes it. No random walk settles here any more. Each step denoises and adds noise, and the result moves from level
 # to level. **One step a level turns annealed Langevin dynamics into a reverse diffusion.** How long such a step should
@@ -741,8 +724,7 @@ print(
 # - Mean surprise = entropy + **KL**, and KL ≥ 0: no model is better than the entropy.
 # - A **score** is the slope of $\log p$, with no normalising constant. **Langevin dynamics**,
 #   $x \leftarrow x + \varepsilon s + \sqrt{2\varepsilon} z$, samples with it: pull and noise balance.
-# - It can be learned **without knowing it**: by parts (implicit, sliced), or by noise (denoising, the score of the
-#   blurred data).
+# - It is learned **from samples**: by parts (implicit, sliced), or by noise (denoising, for the blurred data).
 # - A learned score is right **where the data is**. **Noise levels** repair that; with many levels, one step each is
 #   enough, and that is a diffusion.
 #
@@ -757,8 +739,7 @@ print(
 #   NeurIPS 2019: Langevin dynamics (equation 4), the loss over levels (equations 5 and 6), annealed
 #   Langevin dynamics (algorithm 1); *Improved techniques for training score-based generative models*,
 #   NeurIPS 2020: the largest level, the last denoising step.
-# - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021, where the score is half of the model
-#   (equation 12).
+# - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021 (equation 12).
 #
 # **What is next.** [Notebook 00](00_start_here.ipynb) has the map of the course. In [notebook 03](03_ddpm.ipynb) the
 # noise levels become the steps of a diffusion; in [notebook 04](04_diffflow.ipynb) the way out is

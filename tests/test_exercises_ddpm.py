@@ -33,7 +33,26 @@ def ddim_step(x, eps, bar, before):
     return jump(clean(x, eps, bar), eps, before)
 
 
+def ddpm_sample(score, betas, x, noise, last=0.0):
+    for i in range(len(betas) - 1, -1, -1):
+        std = betas[i] ** 0.5 if i > 0 else last
+        x = (x + betas[i] * score(x, i + 1)) / (1 - betas[i]) ** 0.5 + std * noise[i]
+    return x
+
+
+def sampler(step, at=1):
+    """step(x, beta, s, z): the wrong step; the last without noise."""
+
+    def answer(score, betas, x, noise):
+        for i in range(len(betas) - 1, -1, -1):
+            x = step(x, betas[i], score(x, i + at), noise[i] * (i > 0))
+        return x
+
+    return answer
+
+
 SOLUTIONS = {
+    "check_ddpm_sample": ddpm_sample,
     "check_jump": jump,
     "check_reverse_drift": reverse_drift,
     "check_gaussian_kl": gaussian_kl,
@@ -42,6 +61,76 @@ SOLUTIONS = {
 
 # (check, wrong answer, words of the message that it must get)
 PLANTED = [
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s) / (1 - b) ** 0.5),
+        "the noise is missing",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s) / (1 - b) ** 0.5 + b * z),
+        "multiply by √β_i",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s) / (1 - b) ** 0.5 + z),
+        "lacks its √β_i",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s) / (1 - b) ** 0.5 + b**0.5 * z, at=0),
+        "score(x, i + 1)",
+    ),
+    ("check_ddpm_sample", sampler(lambda x, b, s, z: x + b * s + b**0.5 * z), "the mean lacks its"),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s) / (1 - b) + b**0.5 * z),
+        "not by 1 − β_i",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x - b * s) / (1 - b) ** 0.5 + b**0.5 * z),
+        "goes uphill",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: (x + b * s / 2) / (1 - b) ** 0.5 + b**0.5 * z),
+        "the probability flow",
+    ),
+    (
+        "check_ddpm_sample",
+        sampler(lambda x, b, s, z: x / (1 - b) ** 0.5 + b * s + b**0.5 * z),
+        "the score term, too",
+    ),
+    (
+        "check_ddpm_sample",
+        lambda s, b, x, z: ddpm_sample(s, b, x, z, last=b[0] ** 0.5),
+        "adds no noise",
+    ),
+    (
+        "check_ddpm_sample",
+        lambda s, b, x, z: ddpm_sample(s, b, x, torch.randn_like(z)),
+        "another answer each time",
+    ),
+    (
+        "check_gaussian_kl",
+        lambda m, v, n, w: (
+            0.5 * ((m - n).square().sum(1) / v + m.shape[1] * (v / w - 1 - (v / w).log()))
+        ),
+        "not of var_1",
+    ),
+    (
+        "check_ddim_step",
+        lambda x, e, bar, before: (
+            before**0.5 * (x - (1 - bar) ** 0.5 * e) / bar**0.5 + (1 - bar) ** 0.5 * e
+        ),
+        "yours is that of t_{i+1}",
+    ),
+    (
+        "check_ddim_step",
+        lambda x, e, bar, before: x - (1 - before) ** 0.5 * e + (1 - before) ** 0.5 * e,
+        "solve for x̂_0 with bar",
+    ),
     ("check_jump", lambda x, e, a: a * x + (1 - a) * e, "the roots are missing"),
     ("check_jump", lambda x, e, a: a * x + (1 - a) ** 0.5 * e, "by √ᾱ, not by ᾱ"),
     ("check_jump", lambda x, e, a: a**0.5 * x + (1 - a) * e, "its variance is 1 − ᾱ"),

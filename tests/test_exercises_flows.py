@@ -50,7 +50,19 @@ def phi(value):
     return 0.5 * (1 + math.erf(value / math.sqrt(2)))
 
 
+def coupling_log_prob(x, layers, sign=1, swap=True, constant=True, average=False):
+    log_det = torch.zeros(len(x), dtype=x.dtype)
+    for a, c in layers:
+        x_1, x_2 = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+        y = torch.exp(a(x_1)) * x_2 + c(x_1)
+        log_det += sign * (a(x_1).mean(1) if average else a(x_1).sum(1))
+        x = torch.cat([y, x_1] if swap else [x_1, y], 1)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
+    return (normal if constant else -0.5 * (x**2).sum(1)) + log_det
+
+
 SOLUTIONS = {
+    "check_coupling_log_prob": coupling_log_prob,
     "check_flow_log_prob": flow_log_prob,
     "check_coupling_inverse": coupling_inverse,
     "check_coupling_log_det": lambda x_1, s: s(x_1).sum(dim=1),
@@ -59,6 +71,23 @@ SOLUTIONS = {
 }
 P, B, D, R, Q = SOLUTIONS  # the five checks, in this order
 PLANTED = [
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n, sign=-1), "wrong sign"),
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n, sign=0), "log p of the noise"),
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n, swap=False), "change places"),
+    (
+        "check_coupling_log_prob",
+        lambda x, n: coupling_log_prob(x, n, constant=False),
+        "−d/2 log 2π",
+    ),
+    (
+        "check_coupling_log_prob",
+        lambda x, n: coupling_log_prob(x, n, average=True),
+        "do not average",
+    ),
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n[::-1]), "in their order"),
+    ("check_coupling_log_prob", lambda x, n: -coupling_log_prob(x, n), "this is −log p"),
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n).mean(), "one number each"),
+    ("check_coupling_log_prob", lambda x, n: coupling_log_prob(x, n[:1]), "only the first layer"),
     (P, lambda z, dets: None, "it returned None"),
     (P, lambda z, dets: normal(z) - dets.sum(0), "the determinants have the wrong sign"),
     (P, lambda z, dets: normal(z), "The determinants are missing"),

@@ -30,6 +30,7 @@ from diffflow_edu.exercises.ddpm import (
 from diffflow_edu.exercises.flows import (
     check_coupling_inverse,
     check_coupling_log_det,
+    check_coupling_log_prob,
     check_flow_log_prob,
     check_least_leak,
     check_log_p_rate,
@@ -84,6 +85,7 @@ __all__ = [
     "check_compare",
     "check_coupling_inverse",
     "check_coupling_log_det",
+    "check_coupling_log_prob",
     "check_data_side",
     "check_ddim_step",
     "check_ddpm_sample",

@@ -1,4 +1,7 @@
-"""Notebook 03: the jump into the noise, the reverse SDE, a KL of two Gaussians, a DDIM step."""
+"""Notebook 03: the jump into the noise, DDPM's sampler, a KL of two Gaussians, a DDIM step.
+
+The drift of the reverse SDE is checked here too.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,80 @@ def check_jump(answer: Any) -> bool:
     ]
     praise = "right: one jump instead of a thousand steps."
     return check_function("jump", answer, _jump, slips, cases, praise)
+
+
+def check_ddpm_sample(answer: Any) -> bool:
+    """Answer(score, betas, x, noise) are DDPM's samples, (B, d), with b_i² = β_i.
+
+    score: (x (B, d), i) -> (B, d), the score at t_i; betas: (N,); x: (B, d), at t_N; noise:
+    (N, B, d), noise[i] that of the step from t_{i+1} to t_i. The step to the data adds none.
+    """
+    draw = torch.Generator().manual_seed(5)
+    cases = []
+    for steps, d in ((4, 2), (6, 3)):
+        betas = 0.1 + 0.7 * torch.rand(steps, generator=draw, dtype=torch.float64)
+        x = torch.randn(5, d, generator=draw, dtype=torch.float64)
+        noise = torch.randn(steps, 5, d, generator=draw, dtype=torch.float64)
+        cases.append((lambda x, i: torch.sin(x + i) - x, betas, x, noise))
+
+    def walk(
+        mean: Any = lambda x, beta, s: (x + beta * s) / (1 - beta).sqrt(),
+        std: Any = lambda beta: beta.sqrt(),
+        order: Any = lambda n: range(n - 1, -1, -1),
+        at: int = 1,
+        last_noise: bool = False,
+    ) -> Any:
+        def wrong(score: Any, betas: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+            for i in order(len(betas)):
+                x = mean(x, betas[i], score(x, i + at))
+                if i > 0 or last_noise:
+                    x = x + std(betas[i]) * noise[i]
+            return x
+
+        return wrong
+
+    slips = [
+        Slip(walk(order=range), "the steps run from data to noise: begin with i = N − 1."),
+        Slip(walk(last_noise=True), "the last step, i = 0, adds no noise."),
+        Slip(walk(std=lambda beta: 0.0), "the noise is missing: its variance is β_i."),
+        Slip(walk(std=lambda beta: beta), "the noise has the variance β_i: multiply by √β_i."),
+        Slip(walk(std=lambda beta: 1.0), "the noise lacks its √β_i."),
+        Slip(
+            walk(at=0),
+            "a step begins at x_{i+1}: evaluate the score there, score(x, i + 1).",
+        ),
+        Slip(
+            walk(lambda x, beta, s: x + beta * s),
+            "the mean lacks its 1/√(1 − β_i): the forward step shrank x_i, the way back undoes it.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: (x + beta * s) / (1 - beta)),
+            "divide the mean by √(1 − β_i), not by 1 − β_i.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: (x + beta * s) * (1 - beta).sqrt()),
+            "divide by √(1 − β_i): the way back undoes the shrinking.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: (x - beta * s) / (1 - beta).sqrt()),
+            "the score has the wrong sign: the way back goes uphill, x + β_i s.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: (x + 0.5 * beta * s) / (1 - beta).sqrt()),
+            "half of β s belongs to the probability flow, which adds no noise.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: (x + beta.sqrt() * s) / (1 - beta).sqrt()),
+            "the score is multiplied by g² Δt = β_i, not by its root.",
+        ),
+        Slip(
+            walk(lambda x, beta, s: x / (1 - beta).sqrt() + beta * s),
+            "the 1/√(1 − β_i) multiplies the score term, too.",
+        ),
+        Slip(walk(order=lambda n: range(n - 1, 0, -1)), "the step i = 0, to the data, is missing."),
+    ]
+    praise = "right: DDPM's sampler, in ten lines."
+    return check_function("ddpm_sample", answer, walk(), slips, cases, praise)
 
 
 def check_reverse_drift(answer: Any) -> bool:
@@ -153,6 +230,16 @@ def check_gaussian_kl(answer: Any) -> bool:
             "this is what the means cost; where the variances differ there is more to pay.",
         ),
         Slip(
+            lambda m, v, n, w: (
+                _gaussian_kl(m, v, n, w) + (m - n).square().sum(1) * (1 / v - 1 / w) / 2
+            ),
+            "the distance of the means is measured in units of var_2, the model's, not of var_1.",
+        ),
+        Slip(
+            lambda m, v, n, w: _gaussian_kl(n, w, m, v),
+            "the two Gaussians have changed places: the mean is over the first, so var_2 divides.",
+        ),
+        Slip(
             lambda m, v, n, w: _gaussian_kl(m, v, n, w).mean(),
             "one number per particle, please: keep the B apart, shape (B,).",
         ),
@@ -196,6 +283,14 @@ def check_ddim_step(answer: Any) -> bool:
         Slip(
             lambda x, eps, bar, before: _jump(clean(x, eps, bar), eps, bar),
             "you jumped back to where you came from: x̂_0 and ε go to t_i, with bar_before.",
+        ),
+        Slip(
+            lambda x, eps, bar, before: before.sqrt() * clean(x, eps, bar) + (1 - bar).sqrt() * eps,
+            "the noise at t_i is √(1 − ᾱ_i) ε, with bar_before; yours is that of t_{i+1}.",
+        ),
+        Slip(
+            lambda x, eps, bar, before: _jump(clean(x, eps, before), eps, before),
+            "solve for x̂_0 with bar, that of x: bar_before belongs to where the step goes.",
         ),
         Slip(
             lambda x, eps, bar, before: _ddim_step(x, eps, before, bar),

@@ -1,4 +1,4 @@
-"""Notebook 01: change of variables, a coupling layer back and its log-det, the trace, the tear.
+"""Notebook 01: a coupling layer back, log p of a chain of them, the trace, the least leak.
 
 Each truth is a formula of the notebook; each slip is a wrong answer with the sentence that teaches.
 """
@@ -130,6 +130,93 @@ def check_coupling_inverse(answer: Any) -> bool:
     ]
     praise = "right, and no network had to be inverted."
     return check_function("coupling_inverse", answer, _coupling_inverse, slips, cases, praise)
+
+
+def check_coupling_log_prob(answer: Any) -> bool:
+    """Answer(x, layers) is log p(x) of a chain of coupling layers that ends in N(0, I), (B,).
+
+    x: (B, d); layers: pairs (a, c) of callables (B, d/2) -> (B, d/2). A layer makes (x₁, x₂) into
+    (e^{a(x₁)} x₂ + c(x₁), x₁): the second half changes, then the halves change places.
+    """
+    draw = torch.Generator().manual_seed(6)
+    cases = []
+    for half, count in ((1, 2), (2, 3)):
+        layers = [
+            (lambda x, k=k: torch.sin((k + 1) * x), lambda x, k=k: x.square() - k)
+            for k in range(count)
+        ]
+        cases.append((torch.randn(5, 2 * half, generator=draw, dtype=torch.float64), layers))
+
+    def chain(
+        part: Callable[[Tensor], Tensor] = lambda a: a.sum(1),
+        swap: bool = True,
+        end: Callable[[Tensor], Tensor] = standard_normal_log_prob,
+        scale: Callable[[Tensor], Tensor] = torch.exp,
+        read: int = 0,
+        back: bool = False,
+    ) -> Callable[..., Tensor]:
+        def wrong(x: Tensor, layers: Any) -> Tensor:
+            total: Any = 0.0
+            for a, c in reversed(layers) if back else layers:
+                halves = x.chunk(2, 1)
+                changed = scale(a(halves[read])) * halves[1] + c(halves[read])
+                total = total + part(a(halves[read]))
+                x = torch.cat([changed, halves[0]] if swap else [halves[0], changed], 1)
+            return end(x) + total
+
+        return wrong
+
+    def unnormalised(x: Tensor) -> Tensor:
+        return -0.5 * x.square().sum(1)
+
+    slips = [
+        Slip(
+            chain(part=lambda a: -a.sum(1)),
+            "the log-determinants have the wrong sign: where the map to the noise stretches, many "
+            "z come from few x, and the density of x is higher.",
+        ),
+        Slip(
+            chain(part=lambda a: 0.0 * a.sum(1)),
+            "this is log p of the noise: the log-determinants are missing.",
+        ),
+        Slip(
+            chain(part=lambda a: a.exp().sum(1)),
+            "the diagonal holds e^a; the log of its product is the sum of the a, without the exp.",
+        ),
+        Slip(chain(part=lambda a: a.mean(1)), "sum the a over the coordinates, do not average."),
+        Slip(
+            chain(part=lambda a: a.sum()),
+            "every particle has its own log-determinant: sum over the coordinates only.",
+        ),
+        Slip(
+            chain(swap=False),
+            "the halves do not change places: after a layer the changed half comes first.",
+        ),
+        Slip(
+            chain(end=unnormalised),
+            "the constant of N(0, I) is missing, −d/2 log 2π. Training does not see it, nats do.",
+        ),
+        Slip(
+            chain(end=lambda x: unnormalised(x) - 0.5 * math.log(2 * math.pi)),
+            "−½ log 2π counts once for each of the d coordinates.",
+        ),
+        Slip(chain(scale=lambda a: a), "the layer scales by e^a, not by a."),
+        Slip(
+            chain(read=1),
+            "a and c look at the half that stays, x₁; otherwise the layer has no simple inverse.",
+        ),
+        Slip(chain(back=True), "data go through the layers in their order, the first one first."),
+        Slip(
+            lambda x, layers: -chain()(x, layers), "this is −log p, the loss; log p is asked for."
+        ),
+        Slip(
+            lambda x, layers: chain()(x, layers).mean(),
+            "keep the B particles apart: one number each.",
+        ),
+        Slip(lambda x, layers: chain()(x, layers[:1]), "only the first layer is counted."),
+    ]
+    praise = "right: a flow's exact density, and its loss but for the sign."
+    return check_function("coupling_log_prob", answer, chain(), slips, cases, praise)
 
 
 def check_coupling_log_det(answer: Any) -> bool:
