@@ -6,7 +6,8 @@ const LIFT = 0.35;
 const TRAILS = 150; // more of them hide what they should show, and cost time
 
 // A layer of pixels for one panel's particles, and one dot as pixel offsets with their coverage.
-// Written by hand into memory: drawing 6000 circles or stamps through the canvas takes 20 ms.
+// Written by hand into memory: drawing 6000 circles or stamps through the canvas takes 20 ms. Only
+// the lines from … to hold particles; the others need not be moved.
 function particleLayer(side, size) {
   const sheet = document.createElement("canvas");
   sheet.width = sheet.height = side;
@@ -21,7 +22,7 @@ function particleLayer(side, size) {
     }
   }
   const pixels = new Uint32Array(image.data.buffer);
-  return { sheet, brush: sheet.getContext("2d"), image, pixels, dot, side };
+  return { sheet, brush: sheet.getContext("2d"), image, pixels, dot, side, from: 0, to: side };
 }
 
 function channels(color) {
@@ -112,6 +113,8 @@ function stamp(view, panel, only, opacity) {
     const y = Math.round(origin - scale * (ay + share * (by - ay)));
     if (x < 0 || y < 0 || x + size > side || y + size > side) continue; // over the panel's edge
     const rgb = view.shades[colors[color + i]];
+    if (y < layer.from) layer.from = y;
+    if (y + size > layer.to) layer.to = y + size;
     const start = y * side + x;
     for (let k = 0; k < offsets.length; k++) {
       const at = start + offsets[k];
@@ -123,7 +126,9 @@ function stamp(view, panel, only, opacity) {
 function drawParticles(view, panel) {
   const { brush } = view;
   const { layer, ratio } = view.layout;
-  layer.pixels.fill(0);
+  const { side } = layer;
+  layer.pixels.fill(0, layer.from * side, layer.to * side);
+  [layer.from, layer.to] = [side, 0];
   if (view.fan) {
     stamp(view, panel, null, 0.13);
   } else if (view.chosen) {
@@ -132,13 +137,13 @@ function drawParticles(view, panel) {
   } else {
     stamp(view, panel, null, view.follow >= 0 ? 0.4 : 0.85);
   }
-  layer.brush.putImageData(layer.image, 0, 0);
+  const { from, to } = layer;
+  if (from >= to) return;
+  layer.brush.putImageData(layer.image, 0, 0, 0, from, side, to - from);
   brush.setTransform(1, 0, 0, 1, 0, 0); // pixel on pixel: between them the dots would blur
-  brush.drawImage(
-    layer.sheet,
-    Math.round(panelLeft(view, panel) * ratio),
-    Math.round(panelTop(view, panel) * ratio),
-  );
+  const left = Math.round(panelLeft(view, panel) * ratio);
+  const top = Math.round(panelTop(view, panel) * ratio);
+  brush.drawImage(layer.sheet, 0, from, side, to - from, left, top + from, side, to - from);
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
 }
 

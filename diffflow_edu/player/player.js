@@ -11,9 +11,11 @@ function aligned(view, Type) {
   return new Type(view.buffer.slice(start, start + view.byteLength));
 }
 
-// The height in pixels that a reader sees at once. A frame (of a page that runs outputs in frames)
-// may be as tall as its content, and tells nothing.
+// The height in pixels that a reader sees at once, or that a page gives: --player-room, of a slide.
+// A frame (of a page that runs outputs in frames) may be as tall as its content, and tells nothing.
 function roomOf(root) {
+  const given = parseFloat(getComputedStyle(root).getPropertyValue("--player-room"));
+  if (given > 0) return given;
   const scrolled = root.closest(".jp-WindowedPanel-outer, .jp-NotebookPanel-notebook, .jp-LinkedOutputView");
   const seen = window.parent === window ? window.innerHeight : 0.75 * window.screen.availHeight;
   return (scrolled?.clientHeight || seen) - 16;

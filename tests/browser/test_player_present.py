@@ -99,6 +99,16 @@ def test_where_the_browser_has_no_full_screen_the_player_covers_the_page(player_
     assert not on_the_whole_screen(drawn(player))
 
 
+def test_a_page_may_give_the_player_less_room(player_on):
+    player = player_on(2, PROJECTOR)
+    script = """root => { root.parentElement.style.setProperty('--player-room', '520px');
+        window.dispatchEvent(new Event('resize')); }"""
+    player.evaluate(script)
+    top = drawn(player).bounding_box()["y"]
+    controls = player.get_by_role("button", name="step back").bounding_box()
+    assert 480 < controls["y"] + controls["height"] - top <= 520
+
+
 INK = """canvas => {
     const { data } = canvas.getContext('2d').getImageData(2, 0, canvas.width - 4, canvas.height);
     let blue = 0;
