@@ -3,6 +3,7 @@
     python -m benchmarks.small_images                  # train and measure all; resumable
     python -m benchmarks.small_images --only diffflow
     python -m benchmarks.small_images --sheets         # samples of what is trained, for notebook 08
+    python -m benchmarks.small_images --ablate         # shipped DiffFlows without their drift
     python -m benchmarks.small_images --ship           # put the weights into the package
 
 Everything is measured in bits/dim of test pictures, beside two models without training: the
@@ -25,7 +26,18 @@ from torch import Tensor
 
 from benchmarks.records import read_json, ship_run, write_json
 from benchmarks.train_zoo import current_commit, machine
-from diffflow_edu import CouplingFlow, fid, fit, images, scale, tabular, zoo
+from diffflow_edu import (
+    DDPM,
+    CouplingFlow,
+    DiffFlow,
+    fid,
+    fit,
+    images,
+    pretrained,
+    scale,
+    tabular,
+    zoo,
+)
 from diffflow_edu.evaluation import CALIBRATION, evaluate, on_grid
 from diffflow_edu.processes.base import Process
 
@@ -81,12 +93,20 @@ def chain(name: str) -> dict[str, Any]:
         clock.write_text(f"{seconds:.1f}", "utf-8")
     n, ode_n = min(TEST, len(data.test)), ODE if config.kind == "diffflow" else 0
     rows = evaluate(model, data, steps, n, ode_n, FID if name != "digits" else 0, SEED)
-    return {
+    return ({"without_drift": without_drift(model, data)} if ode_n else {}) | {
         "config": asdict(config),
         "parameters": parameters(model),
         "cpu_seconds": round(seconds),
         "rows": [asdict(row) for row in rows],
     }
+
+
+def without_drift(model: DiffFlow, data: images.Images) -> float:
+    """Bits/dim of a DiffFlow at its own N, its drift set to zero, the backward noise set anew."""
+    alone = DDPM.of(model).on(model.schedule)  # a copy of the backward noise, not the model's own
+    alone.calibrate(data.sample(CALIBRATION, seed=SEED + 1), seed=SEED)
+    (row,) = evaluate(alone, data, None, min(TEST, len(data.test)), 0, 0, SEED)
+    return row.bits_per_dim
 
 
 def coupling(data: images.Images) -> dict[str, Any]:
@@ -206,8 +226,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     parser.add_argument("--sheets", action="store_true", help="draw samples of what is trained")
     parser.add_argument("--ship", action="store_true", help="put trained chains into the package")
+    parser.add_argument("--ablate", action="store_true", help="measure what the drift is worth")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.ablate:
+        for name, where in {"diffflow": "mnist14", "digits": "digits"}.items():
+            value = without_drift(pretrained("diffflow", where), images.load(where))
+            results = read_json(RESULTS)
+            results[name]["without_drift"] = value
+            write_json(RESULTS, results)
+        return
     if options.ship:
         for name in set(CHAINS) & set(options.only):
             ship_run(RUNS / name, read_json(RESULTS)[name])
