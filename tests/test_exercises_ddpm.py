@@ -126,11 +126,6 @@ PLANTED = [
         ),
         "yours is that of t_{i+1}",
     ),
-    (
-        "check_ddim_step",
-        lambda x, e, bar, before: x - (1 - before) ** 0.5 * e + (1 - before) ** 0.5 * e,
-        "solve for x̂_0 with bar",
-    ),
     ("check_jump", lambda x, e, a: a * x + (1 - a) * e, "the roots are missing"),
     ("check_jump", lambda x, e, a: a * x + (1 - a) ** 0.5 * e, "by √ᾱ, not by ᾱ"),
     ("check_jump", lambda x, e, a: a**0.5 * x + (1 - a) * e, "its variance is 1 − ᾱ"),

@@ -289,10 +289,6 @@ def check_ddim_step(answer: Any) -> bool:
             "the noise at t_i is √(1 − ᾱ_i) ε, with bar_before; yours is that of t_{i+1}.",
         ),
         Slip(
-            lambda x, eps, bar, before: _jump(clean(x, eps, before), eps, before),
-            "solve for x̂_0 with bar, that of x: bar_before belongs to where the step goes.",
-        ),
-        Slip(
             lambda x, eps, bar, before: _ddim_step(x, eps, before, bar),
             "bar and bar_before have changed places: solve at t_{i+1}, jump to t_i.",
         ),

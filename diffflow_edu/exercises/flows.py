@@ -142,7 +142,7 @@ def check_coupling_log_prob(answer: Any) -> bool:
     cases = []
     for half, count in ((1, 2), (2, 3)):
         layers = [
-            (lambda x, k=k: torch.sin((k + 1) * x), lambda x, k=k: x.square() - k)
+            (lambda x, k=k: torch.sin((k + 1) * x), lambda x, k=k: torch.cos(x) - 0.4 * k)
             for k in range(count)
         ]
         cases.append((torch.randn(5, 2 * half, generator=draw, dtype=torch.float64), layers))
