@@ -252,7 +252,7 @@ def theorem_one_panels(result: TheoremOne, title: str | None = None) -> Figure:
         )
         right.set(xscale="log", yscale="log", xlabel="Δt / g", ylabel="|path term − flow| [nats]")
         right.set_ylim(bottom=1e-3)  # below, chance decides
-        right.set_title("dashed: predicted, (Δt²/2g²) ∫‖df/dt‖² dt")
+        right.set_title("dashed: the walk without noise, ½ Σ‖δB‖²")
         right.axvspan(1, 2 * float(ratios.max()), color="#EFEFEF", lw=0, zorder=-1)
         right.set_xlim(float(ratios.min()) / 2, 2 * float(ratios.max()))
         right.text(1.15, 1.4e-3, "Δt > g: not a flow", va="bottom", color="#555555")
