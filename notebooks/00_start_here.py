@@ -51,7 +51,7 @@ play(
 # **Time and memory:** about 14 s of processor time, a quarter of it training one small model (slower machines need up to three times that), and 550 MB.
 
 # %% [markdown]
-# ## 1. The way out: data becomes noise
+# ## 1. Forward: data becomes noise
 #
 # **Predict** before you run: we take 2000 points *from* the rings and send them the other way, into the noise.
 # DDPM shrinks the points and adds noise. DiffFlow moves them with a learned velocity, the *drift*, and adds much less
@@ -78,8 +78,8 @@ verdict("neighbours from one ring, DDPM    ", same["DDPM"], form=".1%", below=0.
 print(f"by chance, five rings: {metrics.mode_survival_chance(density.mode(x)):.1%}")
 
 # %% [markdown]
-# A diffusion loses on its way out which ring a particle came from, and has to decide it again on the way back.
-# DiffFlow may *choose* a way out that is easy to reverse. Notebook 04 shows how that choice is learned together with
+# A diffusion loses on its way to the noise which ring a particle came from, and has to decide it again on the way back.
+# DiffFlow may *choose* a forward process that is easy to reverse. Notebook 04 shows how it is learned together with
 # the way back.
 #
 # ## 2. Three families, one picture
@@ -227,7 +227,7 @@ print(f"\nMeasured on {m['n']} samples, seed {m['seed']}; trained on {' or '.joi
 # %% [markdown]
 # **Explain.** At five steps DiffFlow leaks a third of what DDPM does, and its gap is 1.17 nats instead of 1.74; at ten
 # steps it leaks less than half as much, with 0.72 instead of 1.08 nats. At thirty steps a tenth of a nat is left, and
-# DDPM's samples are as good. A learned way out pays most where steps are few. With many steps even the fixed way out can
+# DDPM's samples are as good. A learned forward process helps most where steps are few. With many steps even the fixed one can
 # be reversed, if its steps are placed well, and these DDPMs have well-placed steps (the grid of notebook 03; the paper
 # compared with another grid and saw a larger difference).
 #

@@ -434,7 +434,9 @@ exercises.check_log_p_rate(log_p_rate)
 #
 # ```python
 # def log_p_rate(f, x):
-#     return -jacobian(f, x).diagonal(dim1=1, dim2=2).sum(1)
+#     x = x.clone().requires_grad_()
+#     rows = [torch.autograd.grad(each.sum(), x, retain_graph=True)[0] for each in f(x).unbind(1)]
+#     return -sum(row[:, i] for i, row in enumerate(rows))
 # ```
 #
 # </details>

@@ -742,5 +742,5 @@ print(
 # - Q. Zhang and Y. Chen, *Diffusion Normalizing Flow*, NeurIPS 2021 (equation 12).
 #
 # **What is next.** [Notebook 00](00_start_here.ipynb) has the map of the course. In [notebook 03](03_ddpm.ipynb) the
-# noise levels become the steps of a diffusion; in [notebook 04](04_diffflow.ipynb) the way out is
-# learned, too.
+# noise levels become the steps of a diffusion; in [notebook 04](04_diffflow.ipynb) the forward
+# process is learned, too.

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffflow_edu.figures.style import MODES, as_text, headline, style, view_square
+from diffflow_edu.figures.style import MODES, as_label, as_text, headline, style, view_square
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,17 @@ class Reversal:
     cost: float
 
 
-def reversals(panels: Sequence[Reversal], title: str | None = None) -> Figure:
+def reversals(
+    panels: Sequence[Reversal],
+    title: str | None = None,
+    xlabel: str = "$x_0$",
+    names: tuple[str, str] = ("$p(x_0 | x_1)$", "best Gaussian"),
+) -> Figure:
     """Each p(x_0 | x_1) filled, its best Gaussian as a line, and the cost in nats in words.
 
-    Every panel has a vertical axis of its own, since a density's height is set by its width.
-    Raises ValueError for no panel.
+    xlabel, names: what the pictures call x, the density and the Gaussian. Every panel has a
+    vertical axis of its own, since a density's height is set by its width. Raises ValueError for
+    no panel.
     """
     if not panels:
         raise ValueError("panels must hold at least one Reversal, got none")
@@ -43,9 +49,9 @@ def reversals(panels: Sequence[Reversal], title: str | None = None) -> Figure:
             layout="constrained",
         )
         for axes, panel in zip(grid[0], panels, strict=True):
-            axes.fill_between(panel.x, panel.density, color="0.82", lw=0, label="$p(x_0 | x_1)$")
-            axes.plot(panel.x, panel.gaussian, color=MODES[1], lw=1.8, label="best Gaussian")
-            axes.set(xlabel="$x_0$", yticks=[], title=as_text(panel.title))
+            axes.fill_between(panel.x, panel.density, color="0.82", lw=0, label=as_label(names[0]))
+            axes.plot(panel.x, panel.gaussian, color=MODES[1], lw=1.8, label=as_label(names[1]))
+            axes.set(xlabel=as_text(xlabel), yticks=[], title=as_text(panel.title))
             axes.set_ylim(0, 1.35 * float(max(panel.density.max(), panel.gaussian.max())))
             axes.spines["left"].set_visible(False)
             words = f"{panel.cost:.2f} nats"

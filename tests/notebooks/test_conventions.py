@@ -15,6 +15,11 @@ def test_a_notebook_keeps_the_conventions(ipynb: Path):
     assert complaints_about_conventions(ipynb) == []
 
 
+@pytest.mark.parametrize("ipynb", course(), ids=lambda path: path.stem)
+def test_no_cell_overwrites_an_answer_of_a_student(ipynb: Path):
+    assert names_overwritten(nbformat.read(ipynb, as_version=4)) == []
+
+
 def test_the_tiny_notebook_keeps_the_conventions(tiny: Path):
     assert complaints_about_conventions(tiny) == []
 
