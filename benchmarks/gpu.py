@@ -312,12 +312,13 @@ def train(
             yield measured(folder, plan, data, device) | {"finished": model is not None}
 
 
-def take_along(name: str, runs: Path, out: Path, shape: tuple[int, ...]) -> None:
+def take_along(
+    name: str, runs: Path, out: Path, shape: tuple[int, ...], device: torch.device
+) -> None:
     """A sheet of samples and weights in bf16, beside the results."""
     model = zoo.load(runs / name / "best.safetensors")
     zoo.save_model(out / f"{name}.safetensors", model, model.card, half=True)
-    on = model.to(devices.accelerator())
-    write_whole(out / f"{name}.png", sheet_of(on, shape))
+    write_whole(out / f"{name}.png", sheet_of(model.to(device), shape))
     total = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
     if total > LIMIT:
         (out / f"{name}.safetensors").unlink()
@@ -370,7 +371,7 @@ def day(
             run["rows"].append(found)
             keep()
             print(name, json.dumps(found), flush=True)
-            take_along(name, runs, out, images.load(training.config.images).shape)
+            take_along(name, runs, out, images.load(training.config.images).shape, device)
     keep()
     return results
 

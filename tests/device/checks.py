@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ import pytest
 import torch
 from pretended import DEVICE, pretended_device
 
+from benchmarks import gpu
 from diffflow_edu import (
     CNF,
     DDPM,
@@ -516,12 +518,24 @@ def test_features_of_pictures_are_those_of_the_cpu(device):
     torch.testing.assert_close(found, fid.features(net, pictures), rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def few_pictures(monkeypatch):
+    for name in ("scale.HELD", "scale.CALIBRATION", "evaluation.CALIBRATION"):
+        monkeypatch.setattr(f"diffflow_edu.{name}", 4)
+    monkeypatch.setattr("diffflow_edu.scale.END", 20)
+
+
+def test_the_benchmark_of_a_gpu_runs_on_the_device(device, tmp_path, few_pictures):
+    trainings = {"digits-diffflow-2": gpu.MINIATURE.trainings["digits-diffflow-2"]}
+    plan = replace(gpu.MINIATURE, trainings=trainings)
+    found = gpu.day(plan, device, tmp_path, tmp_path / "out", accelerator=stand_in(device))
+    assert gpu.wrong(found) == []
+    assert found["trainings"]["digits-diffflow-2"]["rows"][-1]["finished"]
+
+
 def test_a_run_on_images_trains_is_looked_at_and_evaluated_on_the_device(
-    device, tmp_path, monkeypatch
+    device, tmp_path, monkeypatch, few_pictures
 ):
-    monkeypatch.setattr("diffflow_edu.scale.HELD", 4)
-    monkeypatch.setattr("diffflow_edu.scale.CALIBRATION", 4)
-    monkeypatch.setattr("diffflow_edu.evaluation.CALIBRATION", 4)
     config = Config(
         images="digits", size="tiny", steps=(2,), updates=2, batch_size=2, by_class=True
     )
