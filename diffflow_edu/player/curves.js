@@ -65,9 +65,10 @@ function drawCurves(view, panel) {
     const value = metrics[name][Math.round(view.position)];
     const dot = [at(times[Math.round(view.position)]), bottom - (high * value) / top];
     if (value !== null) circle(brush, dot, 3.2 * scale, shade);
-    const text = `${name}, to ${name === "leak" ? "100 %" : top.toPrecision(2)}`;
+    const end = name === "leak" ? "100 %" : top.toPrecision(2);
+    const text = side / scale < 460 ? name : `${name}, to ${end}`;
     brush.fillStyle = ink;
-    brush.fillText(text, pen + 24 * scale, names, width / 3 - 32 * scale);
+    brush.fillText(text, pen + 24 * scale, names, width / 3 - 28 * scale);
     pen += width / 3;
   }
 }

@@ -1,6 +1,7 @@
 // Paints one panel after another. `view` holds what is shown: the run, the layout, the selection.
 
 const MISSING = -32768;
+const BRIEF = 330; // in narrower panels, in usual pixels, lines of metrics say less
 const TRAIL_STEPS = 10;
 const LIFT = 0.35;
 const TRAILS = 150; // more of them hide what they should show, and cost time
@@ -303,12 +304,18 @@ function percent(value) {
 }
 
 // What was measured at the step that is nearest: how far from data, how far from noise, the leak.
-function metricLines(view, panel) {
+function metricLines(view, panel, brief = false) {
   const metrics = view.run.metrics[panel];
   if (!metrics) return [];
   const step = Math.round(view.position);
   const value = (name) => metrics[name][step];
   const number = (x) => (x === null ? "–" : x.toFixed(3));
+  if (brief) {
+    return [
+      `W2 to data ${number(value("W2 to data"))}`,
+      `to N(0, I) ${number(value("W2 to N(0, I)"))} · leak ${percent(value("leak"))}`,
+    ];
+  }
   return [
     `sliced W2 to data ${number(value("W2 to data"))} (data to data ${number(metrics.floor)})`,
     `to N(0, I) ${number(value("W2 to N(0, I)"))} · leak ${percent(value("leak"))}`,
@@ -318,7 +325,7 @@ function metricLines(view, panel) {
 function drawMetrics(view, panel) {
   const { brush } = view;
   const { scale, side, lines, below } = view.layout;
-  const told = metricLines(view, panel);
+  const told = metricLines(view, panel, side < BRIEF * scale);
   if (lines === 1) told.splice(0, 2, told.join(" · "));
   brush.fillStyle = view.ink;
   type(view, 14);

@@ -7,7 +7,7 @@ const LINE_HEIGHT = 19;
 const USUAL = 430; // the side of such a panel; beyond it words grow half as fast as the panel
 const NARROWEST = 260; // panels narrower than this stand below each other
 const LEAST = 240; // a low window is scrolled, rather than panels made smaller
-const ONE_LINE = 450; // a panel as wide as this, in usual pixels, has its metrics in one line
+const ONE_LINE = 520; // a panel as wide as this, in usual pixels, has its metrics in one line
 
 const scaleOf = (side) => Math.max(1, 0.5 + side / (2 * USUAL));
 

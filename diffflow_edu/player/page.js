@@ -244,7 +244,7 @@ function build(spec) {
   noise.textContent = "noise";
   const time = element("div", {
     display: "flex",
-    flex: "1 1 200px",
+    flex: "1 1 150px",
     alignItems: "center",
     gap: "8px",
   });
@@ -297,7 +297,7 @@ function build(spec) {
   root.append(stage, controls, tools, status);
   const parts = {
     root, stage, canvas, controls, tools, back, play, next, slider, readout, turn, more, whole,
-    dials, density, grid, arrows, own, loop, speed, trails, colouring, another, around, clear,
+    ends: [data, noise], dials, density, grid, arrows, own, loop, speed, trails, colouring, another, around, clear,
     curves, futures, status,
   };
   setSize(parts, 1, false);

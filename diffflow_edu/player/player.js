@@ -117,6 +117,8 @@ function render({ model, el }) {
   function measure() {
     const { stage, controls } = parts;
     if (!stage.clientWidth) return; // not on the page yet; the observer calls again
+    // On a phone the slider needs the room of the words at its ends.
+    for (const word of parts.ends) word.style.display = stage.clientWidth < 500 ? "none" : "";
     // In a page, all from the title to the controls is seen together.
     const others =
       controls.getBoundingClientRect().bottom - root.getBoundingClientRect().top - stage.offsetHeight;
@@ -318,7 +320,8 @@ function render({ model, el }) {
     presenting = value;
     unfolded = false;
     // Controls grow half as fast as the screen: the room is the panels'.
-    const size = value ? Math.max(1, 0.3 + window.innerHeight / 1030) : 1;
+    const short = Math.min(window.innerHeight, 0.5625 * window.innerWidth);
+    const size = value ? Math.max(1, 0.3 + short / 1030) : 1;
     setSize(parts, size, value, view.paper);
     showButtons();
     measure();
