@@ -54,7 +54,7 @@ density = toy.load("olympic_rings", width=0.01)
 width = density.width / density.scale  # of a ring, in the units of the samples
 
 # %% [markdown]
-# ## 1. The way out: one jump
+# ## 1. Forward in one jump
 #
 # A diffusion that keeps the variance of its particles shrinks them a little and adds a little noise,
 # all the time ($t = 0$ is the data, $t = T$ the noise, as everywhere in this course):
@@ -170,7 +170,7 @@ for name, noisy in levels.items():
 
 # %%
 HUMP, y = 0.2, torch.tensor(0.3, dtype=torch.float64)
-x = torch.linspace(-2.5, 2.5, 4001, dtype=torch.float64)
+x = torch.linspace(-7, 7, 14001, dtype=torch.float64)
 
 
 def normal(x, mean, variance):
@@ -178,36 +178,42 @@ def normal(x, mean, variance):
 
 
 def reversal(bar, beta):
-    """p(x_i | x_{i+1} = y) on a grid, where ᾱ_i = bar, beside the Gaussian of the derivation."""
-    variance = bar * HUMP**2 + 1 - bar
-    p_i = 0.5 * (normal(x, bar.sqrt(), variance) + normal(x, -bar.sqrt(), variance))
+    """p(x_i | x_{i+1} = y) on a grid, where ᾱ_i = bar, and the Gaussian derived, with its mean."""
+    variance = torch.tensor(bar * HUMP**2 + 1 - bar, dtype=torch.float64)
+    p_i = 0.5 * (normal(x, bar**0.5, variance) + normal(x, -(bar**0.5), variance))
     exact = p_i * normal(y, (1 - beta).sqrt() * x, beta)
     exact = exact / exact.sum() / (x[1] - x[0])
     after, shrunk = (1 - beta) * variance + beta, (bar * (1 - beta)).sqrt()
     s = -(y - shrunk * torch.tanh(y * shrunk / after)) / after  # the score of x_{i+1} at y
-    return exact, normal(x, (y + beta * s) / (1 - beta).sqrt(), beta)
+    mean = (y + beta * s) / (1 - beta).sqrt()
+    return exact, normal(x, mean, beta), mean
 
 
-panels = []
+panels, dx = [], x[1] - x[0]
 print("   β_i    mean: exact  derived   variance: exact  derived       KL")
 for beta in (0.6, 0.2, 0.05, 0.0125, 0.003125):
-    beta, dx = torch.tensor(beta, dtype=torch.float64), x[1] - x[0]
-    exact, gaussian = reversal(torch.tensor(0.9, dtype=torch.float64), beta)
-    (m, v), (n, w) = (
-        ((x * p).sum() * dx, (x**2 * p).sum() * dx - ((x * p).sum() * dx) ** 2)
-        for p in (exact, gaussian)
-    )
-    kl = (torch.xlogy(exact, exact) - torch.xlogy(exact, gaussian)).sum() * dx
-    print(f"{beta:7.4f}   {m:10.4f}  {n:7.4f}   {v:14.4f}  {w:7.4f}   {kl:8.4f}")
-    panels.append(figures.Reversal(f"$\\beta_i$ = {beta:g}", x, exact, gaussian, kl.item()))
-figures.reversals(panels[:3], title="The shorter the step, the more Gaussian its reversal")
+    exact, gaussian, mean = reversal(0.9, torch.tensor(beta, dtype=torch.float64))
+    m = (x * exact).sum() * dx
+    v = ((x - m) ** 2 * exact).sum() * dx
+    kl = torch.xlogy(exact, exact).sum() * dx
+    kl = kl + 0.5 * math.log(2 * math.pi * beta) + 0.5 * (v + (m - mean) ** 2) / beta
+    print(f"{beta:7.4f}   {m:10.4f}  {mean:7.4f}   {v:14.4f}  {beta:7.4f}   {kl:8.4f}")
+    seen = x.abs() < 2.5
+    title = f"$\\beta_i$ = {beta:g}"
+    panels.append(figures.Reversal(title, x[seen], exact[seen], gaussian[seen], kl.item()))
+figures.reversals(
+    panels[:3],
+    title="The shorter the step, the more Gaussian its reversal",
+    xlabel="$x_i$",
+    names=("$p(x_i | x_{i+1})$", "derived"),
+)
 plt.show()
 
 # %% [markdown]
 # Grey: the exact distribution of $x_i$, given $x_{i+1} = 0.3$; orange: the Gaussian of the derivation.
 #
-# **Explain.** The means agree to the last digit, as Tweedie says. The variances agree for short steps, and the
-# divergence falls much faster than the step: many short steps cost less in sum than one long one.
+# **Explain.** The means agree, as Tweedie says; the variances agree for short steps. The divergence falls much faster
+# than the step: many short steps cost less in sum than one long one.
 #
 # **Exercise 2. DDPM's sampler.** Build it. `score(x, i)` is the score at $t_i$, `betas` $(N,)$ holds $\beta_0, \dots,
 # \beta_{N-1}$, `x` are the particles at $t_N$, `noise[i]` the draw of the step from $t_{i+1}$ to $t_i$, $(N, B, d)$ in all.
@@ -245,9 +251,8 @@ exercises.check_ddpm_sample(ddpm_sample)
 #
 # $$\partial_t p = -\nabla \cdot (f p) + \tfrac12 g^2 \nabla^2 p = -\nabla \cdot \bigl([f - \tfrac12 g^2\, \nabla \log p]\, p\bigr).$$
 #
-# So the ODE $dx = [f - \frac12 g^2 s]\,dt$, without any noise, moves the same density. With it and with the reverse SDE
-# we take the same draws of noise to the data, by a converged model of the zoo with thirty steps. **Predict:** which
-# picture will be smooth?
+# So the ODE $dx = [f - \frac12 g^2 s]\,dt$, without any noise, moves the same density. **Predict:** with a converged
+# model of the zoo, and from the same noise, which paths will be smooth?
 
 # %%
 converged = pretrained("ddpm", "olympic_rings", steps=30)
@@ -308,7 +313,7 @@ plt.show()
 #
 # **Line 2.** Reverse the forward steps, *given where they started*. For $i \ge 1$, Bayes says
 # $p_F(x_{i+1}\mid x_i) = p_F(x_i \mid x_{i+1}, x_0)\, p_F(x_{i+1}\mid x_0) / p_F(x_i \mid x_0)$, and in the sum over $i$
-# the last two factors cancel but for the ends:
+# only the ends of the last two factors remain:
 #
 # $$= \underbrace{\mathbb E\bigl[-\log p_B(x_0 \mid x_1)\bigr]}_{\text{reconstruction}}
 # + \sum_{i=1}^{N-1} \underbrace{\mathbb E\,\mathrm{KL}\bigl(p_F(x_i \mid x_{i+1}, x_0) \,\|\,
@@ -535,11 +540,11 @@ plt.show()
 # On thirty linear steps the rings come out wide; on the log-SNR grid they are lines, after seconds of training. With a minute of processor time for each (`benchmarks/toy.py`, means over three seeds) the
 # difference in leak is a hundredfold:
 #
-# | | calls a sample | gap [nats] | leak | sliced W2 (data: 0.013) |
+# | | calls a sample | gap [nats] | leak | sliced W2 (data: 0.013<!-- from toy floors.olympic_rings.sliced_w2 -->) |
 # |---|---|---|---|---|
-# | linear β, N = 30 | 30 | 2.35 | 27.0% | 0.035 |
-# | log-SNR, N = 30 | 30 | 0.49 | 0.2% | 0.040 |
-# | linear β, N = 1000 | 1000 | 0.59 | 2.0% | 0.020 |
+# | linear β, N = 30 | 30 | 2.35<!-- from toy cells.ddpm-linear-30.olympic_rings.gap.mean --> | 27.0%<!-- from toy cells.ddpm-linear-30.olympic_rings.leak.mean --> | 0.035<!-- from toy cells.ddpm-linear-30.olympic_rings.sliced_w2.mean --> |
+# | log-SNR, N = 30 | 30 | 0.49<!-- from toy cells.ddpm-log_snr-30.olympic_rings.gap.mean --> | 0.2%<!-- from toy cells.ddpm-log_snr-30.olympic_rings.leak.mean --> | 0.040<!-- from toy cells.ddpm-log_snr-30.olympic_rings.sliced_w2.mean --> |
+# | linear β, N = 1000 | 1000 | 0.59<!-- from toy cells.ddpm-linear-1000.olympic_rings.gap.mean --> | 2.0%<!-- from toy cells.ddpm-linear-1000.olympic_rings.leak.mean --> | 0.020<!-- from toy cells.ddpm-linear-1000.olympic_rings.sliced_w2.mean --> |
 #
 # A thousand linear steps take 33 times the calls and still leak more, but are better in W2. Where does the bound spend its
 # nats?
@@ -721,5 +726,5 @@ verdict("five more steps lower it further by", rows[10, 4] - rows[15, 0], form="
 # - A. Nichol and P. Dhariwal, *Improved DDPM*, ICML 2021: learned variances, respacing.
 # - T. Salimans and J. Ho, *Progressive distillation*, ICLR 2022: $v$-prediction.
 #
-# **What is next.** The way out was fixed here, and all the art lay in where to put the steps. Notebook 04 lets the way out
-# be learned as well: [DiffFlow](04_diffflow.ipynb).
+# **What is next.** The forward process was fixed here; what mattered was where to put the steps. In notebook 04 the forward
+# process is learned, too: [DiffFlow](04_diffflow.ipynb).

@@ -106,7 +106,7 @@ PLANTED = [
     (B, lambda y_1, y_2, s, t: None, "it returned None"),
     (B, back(lambda a, b, s, t: b / s(a).exp() - t(a)), "the shift comes off first"),
     (B, back(lambda a, b, s, t: (b - t(a)) * s(a).exp()), "the scale must be undone"),
-    (B, back(lambda a, b, s, t: (b - t(a)) / s(a)), "scaled by e^s, not by s"),
+    (B, back(lambda a, b, s, t: (b - t(a)) / s(a)), "scaled by e^a, not by a"),
     (B, back(lambda a, b, s, t: (b + t(a)) / s(a).exp()), "the shift has the wrong sign"),
     (B, back(lambda a, b, s, t: b * s(a).exp() + t(a)), "the layer itself, forward"),
     (B, back(lambda a, b, s, t: (b - t(b)) / s(b).exp()), "they never saw y₂"),

@@ -141,9 +141,7 @@ PLANTED = [
     ),
     (
         "check_annealed_langevin",
-        lambda s, sigmas, x, eta, z: (
-            annealed_langevin(s, sigmas.flip(0), x, eta, z.flip(0))
-        ),
+        lambda s, sigmas, x, eta, z: annealed_langevin(s, sigmas.flip(0), x, eta, z.flip(0)),
         "off by up to",
     ),
     ("check_annealed_langevin", al_with(last=False), "the last step is missing"),

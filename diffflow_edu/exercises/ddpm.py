@@ -55,7 +55,7 @@ def check_jump(answer: Any) -> bool:
 
 
 def check_ddpm_sample(answer: Any) -> bool:
-    """Answer(score, betas, x, noise) are DDPM's samples, (B, d), with b_i² = β_i.
+    """Exercise 2: answer(score, betas, x, noise) are DDPM's samples, (B, d), with b_i² = β_i.
 
     score: (x (B, d), i) -> (B, d), the score at t_i; betas: (N,); x: (B, d), at t_N; noise:
     (N, B, d), noise[i] that of the step from t_{i+1} to t_i. The step to the data adds none.
@@ -129,7 +129,7 @@ def check_ddpm_sample(answer: Any) -> bool:
 
 
 def check_reverse_drift(answer: Any) -> bool:
-    """Exercise 2: answer(x, score, beta) is the drift of the reverse SDE, −½ β x − β score.
+    """Answer(x, score, beta) is the drift of the reverse SDE, −½ β x − β score.
 
     x, score: (B, d); beta: β(t), a 0-d tensor. Returns (B, d).
     """

@@ -19,7 +19,7 @@ Net = Callable[[Tensor], Tensor]
 
 
 def check_flow_log_prob(answer: Any) -> bool:
-    """Exercise 1: answer(z, log_dets) is log p(x) = log N(z; 0, I) + Σ log|det ∂F_i/∂x_i|.
+    """Answer(z, log_dets) is log p(x) = log N(z; 0, I) + Σ log|det ∂F_i/∂x_i|.
 
     z: (B, d), where the particles end; log_dets: (N, B), one row a step. Returns (B,).
     """
@@ -77,9 +77,9 @@ def check_flow_log_prob(answer: Any) -> bool:
 
 
 def check_coupling_inverse(answer: Any) -> bool:
-    """Exercise 2: answer(y_1, y_2, s, t) is (x₁, x₂) side by side, given y₂ = e^{s(x₁)} x₂ + t(x₁).
+    """Exercise 1: answer(y_1, y_2, a, c) is (x₁, x₂) side by side, given y₂ = e^{a(x₁)} x₂ + c(x₁).
 
-    y_1, y_2: (B, d/2) each; s, t: callables (B, d/2) -> (B, d/2). Returns (B, d).
+    y_1, y_2: (B, d/2) each; a, c: callables (B, d/2) -> (B, d/2). Returns (B, d).
     """
     draw = torch.Generator().manual_seed(2)
     cases = [
@@ -101,11 +101,11 @@ def check_coupling_inverse(answer: Any) -> bool:
         ),
         Slip(
             joined(lambda y_1, y_2, s, t: (y_2 - t(y_1)) * s(y_1).exp()),
-            "the scale must be undone: multiply by e^{−s}.",
+            "the scale must be undone: multiply by e^{−a}.",
         ),
         Slip(
             joined(lambda y_1, y_2, s, t: (y_2 - t(y_1)) / s(y_1)),
-            "the layer scaled by e^s, not by s.",
+            "the layer scaled by e^a, not by a.",
         ),
         Slip(
             joined(lambda y_1, y_2, s, t: (y_2 + t(y_1)) * (-s(y_1)).exp()),
@@ -113,7 +113,7 @@ def check_coupling_inverse(answer: Any) -> bool:
         ),
         Slip(
             joined(lambda y_1, y_2, s, t: y_2 * s(y_1).exp() + t(y_1)),
-            "this is the layer itself, forward. Solve y₂ = e^s x₂ + t for x₂.",
+            "this is the layer itself, forward. Solve y₂ = e^a x₂ + c for x₂.",
         ),
         Slip(
             joined(lambda y_1, y_2, s, t: (y_2 - t(y_2)) * (-s(y_2)).exp()),
@@ -133,10 +133,11 @@ def check_coupling_inverse(answer: Any) -> bool:
 
 
 def check_coupling_log_prob(answer: Any) -> bool:
-    """Answer(x, layers) is log p(x) of a chain of coupling layers that ends in N(0, I), (B,).
+    """Exercise 2: answer(x, layers) is log p(x) of a chain of coupling layers, (B,).
 
     x: (B, d); layers: pairs (a, c) of callables (B, d/2) -> (B, d/2). A layer makes (x₁, x₂) into
-    (e^{a(x₁)} x₂ + c(x₁), x₁): the second half changes, then the halves change places.
+    (e^{a(x₁)} x₂ + c(x₁), x₁): the second half changes, then the halves change places. At the end
+    is N(0, I).
     """
     draw = torch.Generator().manual_seed(6)
     cases = []
@@ -220,9 +221,9 @@ def check_coupling_log_prob(answer: Any) -> bool:
 
 
 def check_coupling_log_det(answer: Any) -> bool:
-    """Exercise 3: answer(x_1, s) is log|det ∂y/∂x| of y = (x₁, e^{s(x₁)} x₂ + t(x₁)).
+    """Answer(x_1, a) is log|det ∂y/∂x| of y = (x₁, e^{a(x₁)} x₂ + c(x₁)).
 
-    x_1: (B, d/2); s: a callable (B, d/2) -> (B, d/2). Returns (B,).
+    x_1: (B, d/2); a: a callable (B, d/2) -> (B, d/2). Returns (B,).
     """
     draw = torch.Generator().manual_seed(3)
     cases = [
@@ -235,7 +236,7 @@ def check_coupling_log_det(answer: Any) -> bool:
     slips = [
         Slip(
             lambda x_1, s: s(x_1).exp().sum(1),
-            "the diagonal holds e^s; the log of its product is the sum of the s, without the exp.",
+            "the diagonal holds e^a; the log of its product is the sum of the a, without the exp.",
         ),
         Slip(
             lambda x_1, s: s(x_1).exp().prod(1),
@@ -243,13 +244,13 @@ def check_coupling_log_det(answer: Any) -> bool:
         ),
         Slip(
             lambda x_1, s: -s(x_1).sum(1),
-            "this is the log-det of the inverse: from x to y the layer multiplies by e^{+s}.",
+            "this is the log-det of the inverse: from x to y the layer multiplies by e^{+a}.",
         ),
         Slip(lambda x_1, s: s(x_1).mean(1), "sum over the coordinates: each is stretched."),
         Slip(lambda x_1, s: s(x_1).prod(1), "logarithms of factors add up: sum, not product."),
         Slip(
             lambda x_1, s: s(x_1).abs().sum(1),
-            "|det| > 0 already, since e^s is; its logarithm may be negative, where space shrinks.",
+            "|det| > 0 already, since e^a is; its logarithm may be negative, where space shrinks.",
         ),
         Slip(lambda x_1, s: s(x_1).sum(0), "sum over the coordinates, not over the particles."),
         Slip(
@@ -264,7 +265,7 @@ def check_coupling_log_det(answer: Any) -> bool:
 
 
 def check_log_p_rate(answer: Any) -> bool:
-    """Exercise 4: answer(f, x) is d log p/dt = −tr(∂f/∂x) along the particles' ways.
+    """Exercise 3: answer(f, x) is d log p/dt = −tr(∂f/∂x) along the particles' paths.
 
     f: a callable (B, d) -> (B, d); x: (B, d). Returns (B,).
     """
@@ -320,7 +321,7 @@ def check_log_p_rate(answer: Any) -> bool:
 
 
 def check_least_leak(answer: Any) -> bool:
-    """Exercise 5: answer(D, L) is 2Φ(D/2L) − 1, what a map of Lipschitz constant L must leak.
+    """Exercise 4: answer(D, L) is 2Φ(D/2L) − 1, what a map of Lipschitz constant L must leak.
 
     D: the distance of two modes of equal mass; L: the Lipschitz constant of the map that carries
     N(0, I) to them. Both 0-d tensors. Returns a number.

@@ -18,7 +18,7 @@ FLAT = Callable[[Tensor], Tensor]
 
 
 def check_euler_maruyama(answer: Any) -> bool:
-    """Answer(f, g, x, times, noise) are the particles at the last time, (B, d).
+    """Exercise 1: answer(f, g, x, times, noise) are the particles at the last time, (B, d).
 
     dx = f(x, t) dt + g dw in steps. f: (x (B, d), t 0-d) -> (B, d); g: a number; x: (B, d) at
     times[0]; times: (N + 1,), rising, not evenly; noise: (N, B, d), standard normal.
@@ -128,7 +128,7 @@ def check_euler_maruyama(answer: Any) -> bool:
 
 
 def check_annealed_langevin(answer: Any) -> bool:
-    """Answer(score, sigmas, x, eta, noise) are samples of annealed Langevin dynamics, (B, d).
+    """Exercise 4: answer(score, sigmas, x, eta, noise) are samples of annealed Langevin.
 
     score: (x (B, d), sigma 0-d) -> (B, d); sigmas: (L,), rising; x: (B, d), where it begins; eta:
     the step length over σ²; noise: (L, K, B, d), K steps at each level. Tweedie's formula at σ_1
@@ -215,7 +215,7 @@ def check_annealed_langevin(answer: Any) -> bool:
 
 
 def check_gaussian_score(answer: Any) -> bool:
-    """Exercise 1: answer(x, mean, std) is ∇ log N(x; mean, std² I), (B, d).
+    """Exercise 2: answer(x, mean, std) is ∇ log N(x; mean, std² I), (B, d).
 
     x: (B, d); mean: (d,); std: a tensor with one number.
     """
@@ -276,7 +276,7 @@ def check_gaussian_score(answer: Any) -> bool:
 
 
 def check_langevin_step(answer: Any) -> bool:
-    """Exercise 2: answer(x, s, eps, z) is one Langevin step, x + ε s + √(2ε) z.
+    """Answer(x, s, eps, z) is one Langevin step, x + ε s + √(2ε) z.
 
     x, s, z: (B, d), particles, score and standard normal noise; eps: a tensor with one number.
     """
@@ -419,7 +419,7 @@ def check_denoising_loss(answer: Any) -> bool:
 
 
 def check_noise_levels(answer: Any) -> bool:
-    """Exercise 4: answer(levels, sigma_min, sigma_max) are σ_1 < … < σ_L in constant ratio, (L,).
+    """Answer(levels, sigma_min, sigma_max) are σ_1 < … < σ_L in constant ratio, (L,).
 
     levels: a whole number, 2 or more; sigma_min, sigma_max: positive numbers.
     """

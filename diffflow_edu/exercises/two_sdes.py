@@ -16,7 +16,7 @@ from diffflow_edu.processes.base import standard_normal_log_prob
 
 
 def check_forward_step(answer: Any) -> bool:
-    """Exercise 1, equation 11: answer(x, f, dt, g, noise) is x_{i+1}.
+    """Equation 11: answer(x, f, dt, g, noise) is x_{i+1}.
 
     x, f, noise: (B, d), f the drift's value at x; dt, g: 0-d tensors. Returns (B, d).
     """
@@ -60,7 +60,7 @@ def check_forward_step(answer: Any) -> bool:
 
 
 def check_backward_noise(answer: Any) -> bool:
-    """Exercise 2, equation 15: answer(x, x_next, f_next, s_next, dt, g_next) is δB_i.
+    """Exercise 1, equation 15: answer(x, x_next, f_next, s_next, dt, g_next) is δB_i.
 
     All but the last two are (B, d): particles at t_i and t_{i+1}, drift and score at x_{i+1};
     dt, g_next: 0-d tensors. Returns (B, d).
@@ -144,7 +144,7 @@ def check_backward_noise(answer: Any) -> bool:
 
 
 def check_log_constant(answer: Any) -> bool:
-    """Exercise 3: answer(g, d) is the constant of the path KL, d log(g_N/g_0), in nats.
+    """Exercise 2: answer(g, d) is the constant of the path KL, d log(g_N/g_0), in nats.
 
     g: (N + 1,), positive; d: the dimension, a whole number. Returns a number.
     """
@@ -188,7 +188,7 @@ def check_log_constant(answer: Any) -> bool:
 
 
 def check_path_bound(answer: Any) -> bool:
-    """Exercise 4, the bound of each path: answer(x_N, delta_F, delta_B, g) in nats.
+    """The bound of each path: answer(x_N, delta_F, delta_B, g) in nats.
 
     x_N: (B, d); delta_F, delta_B: (N, B, d); g: (N + 1,). Returns (B,).
     """
@@ -256,7 +256,7 @@ def check_path_bound(answer: Any) -> bool:
 
 
 def check_diffflow_loss(answer: Any) -> bool:
-    """Equation 16 as a loop: answer(drift, score, times, g, x, noise), the mean bound in nats.
+    """Exercise 3, equation 16 as a loop: answer(drift, score, times, g, x, noise), in nats.
 
     drift, score: (x (B, d), t 0-d) -> (B, d); times, g: (N + 1,); x: (B, d), the data; noise: δF,
     (N, B, d). Returns a number.
