@@ -483,7 +483,9 @@ def _checked_path_steps(path_steps: int | None, model: Process) -> dict[str, int
     if not isinstance(model, DiffFlow) or isinstance(model, DDPM):
         raise ValueError(f"path_steps is for DiffFlow, got a {type(model).__name__}")
     if path_steps > model.schedule.steps:
-        raise ValueError(f"path_steps must be at most N = {model.schedule.steps}, got {path_steps}")
+        raise ValueError(
+            f"path_steps must be at most N = {model.schedule.steps}, got {shortly(path_steps)}"
+        )
     return {"path_steps": path_steps}
 
 
