@@ -25,7 +25,7 @@
 # - To write **the sampling loop**, and why its last step adds no noise.
 # - What the noise of the last step does to a thin ring, and why the usual metrics do not see it.
 #
-# **Time and memory:** about 20 s of processor time, more than half of it training (slower machines need up to three times that), and 650 MB.
+# **Time and memory:** about 25 s of processor time, more than half of it training (slower machines need up to three times that), and 650 MB.
 
 # %%
 import json
@@ -153,7 +153,7 @@ figures.curve_panels(
 plt.show()
 
 # %% [markdown]
-# The bound against the number of steps. Blue circles, trained on the fixed grid: lowest where it was
+# The bound against the number of steps. Blue circles, trained on the fixed grid: a dip where it was
 # trained, at $N = 5$, *higher* at six and seven, whose times fall between the five. Orange squares, trained on
 # flexible grids: the bound falls with every $N$.
 #
@@ -453,8 +453,8 @@ for kind, rows in report["last_step"].items():
         )
 
 # %% [markdown]
-# **Explain.** With the noise every model's rings are wider by a tenth or more. The leak hardly changes, since it counts what is
-# more than five widths off; sliced W2 does not change, since it is decided by what is far away. Neither can see one width; the
+# **Explain.** With the noise every model's rings are wider by a tenth or more. The leak changes by less than one
+# sample in a hundred, since it counts what is more than five widths off; sliced W2 does not change, since it is decided by what is far away. Neither can see one width; the
 # magnifier can. On images the same noise is visible grain, which is why the paper, like everybody, leaves it out.
 #
 # ## What to remember
