@@ -388,17 +388,16 @@ x, normal = (
 )
 measured = {"mode survival": {}, "W2 to N(0, I)": {}}
 print(f"each was made by a command such as: {dial[0.001].card['command']}\n")
-print("              mode survival            W2 to N(0, I)")
-print("B           drift   no drift          drift   no drift")
+print("            mode survival      W2 to N(0, I)")
+print("B           drift  no drift    drift  no drift")
 for b, model in dial.items():
     still = DiffFlow(lambda x, t: torch.zeros_like(x), model.score, model.schedule)
     ends = [each.encode(x, seed=0).end for each in (model, still)]
     survives = [metrics.mode_survival(end, rings.mode(x)) for end in ends]
     distance = [metrics.sliced_w2(end, normal) for end in ends]
     measured["mode survival"][b], measured["W2 to N(0, I)"][b] = survives, distance
-    print(
-        "{:<8g}   {:6.2f}     {:6.2f}         {:6.2f}     {:6.2f}".format(b, *survives, *distance)
-    )
+    numbers = "     ".join(f"≈{value:.2f}" for value in (*survives, *distance))
+    print(f"{b:<8g}    {numbers}")
 apart = max(abs(a - b) for a, b in measured["mode survival"].values())
 judge("\nmode survival with and without drift differs by at most", apart, below=0.08)
 
