@@ -62,7 +62,7 @@ play(
 x = density.sample(2000, seed=1)
 out = {"DDPM": ddpm.encode(x, seed=0), "DiffFlow": diffflow.encode(x, seed=0)}
 
-play(out, color=density.mode, title="DDPM mixes the rings on the way out, DiffFlow keeps them half apart")
+play(out, color=density.mode, title="DDPM mixes the rings, DiffFlow keeps them half apart")
 
 # %% [markdown]
 # **Explain.** Go to the noise end. DDPM's five colours lie on top of each other; DiffFlow's form regions. As a number:
@@ -222,7 +222,9 @@ for steps in (5, 10, 30):
             f" {m['sliced_w2']:11.3f} {card['seconds']:8.0f} s"
         )
 print(f"data against data                           0.0% {m['sliced_w2_floor']:11.3f}")
-print(f"\nMeasured on {m['n']} samples, seed {m['seed']}; trained on {' or '.join(sorted(machines))}.")
+print(
+    f"\nMeasured on {m['n']} samples, seed {m['seed']}; trained on {' or '.join(sorted(machines))}."
+)
 
 # %% [markdown]
 # **Explain.** At five steps DiffFlow leaks a third of what DDPM does, and its gap is 1.17 nats instead of 1.74; at ten

@@ -77,8 +77,8 @@ def normal(x, std):
     return torch.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
 
 
-x_0 = torch.linspace(-2.2, 2.2, 1601, dtype=torch.float64)
-x_1 = torch.linspace(-4.5, 4.5, 901, dtype=torch.float64)
+x_0 = torch.linspace(-2.2, 2.2, 1201, dtype=torch.float64)
+x_1 = torch.linspace(-4.5, 4.5, 451, dtype=torch.float64)
 d_0, d_1 = x_0[1] - x_0[0], x_1[1] - x_1[0]
 p_0 = 0.5 * (normal(x_0 - 1, 0.2) + normal(x_0 + 1, 0.2))
 F = 0.5 * (torch.special.ndtr((x_0 - 1) / 0.2) + torch.special.ndtr((x_0 + 1) / 0.2))
@@ -135,8 +135,8 @@ plt.show()
 # DiffFlow: **a learned drift makes the reversal of a big step nearly Gaussian.** With many small steps both costs fall
 # for either drift, and little is left to gain.
 #
-# (Without any noise the free drift is a flow, and the panel on the right is its bridge between modes, notebook 01. The
-# best Gaussian here has its own width at every $x_1$; the models below have one width a step and pay more.)
+# (Without any noise the free drift is a flow, and the panel on the right is its bridge between modes, notebook 01. This
+# drift is good for little noise; for much noise others are better, at least the fixed one. The best Gaussian here has its own width at every $x_1$; the models below have one width a step and pay more.)
 #
 # ## 2. Two SDEs in steps
 #
@@ -345,7 +345,7 @@ truth = math.log(2 * math.pi * math.e * 0.3)
 
 
 def linear_gaussian_bound(steps):
-    """The mean bound of the exact model on N(0, 0.3 I), 20 000 paths in float64."""
+    """The mean bound of the exact model on N(0, 0.3 I), 10 000 paths in float64."""
     times = torch.linspace(0, 4, steps + 1, dtype=torch.float64)
     g = torch.linspace(0.5, 1.5, steps + 1, dtype=torch.float64)
     dt = 4 / steps
@@ -358,19 +358,18 @@ def linear_gaussian_bound(steps):
     )
     draw = torch.Generator().manual_seed(0)
     torch.manual_seed(1)
-    x = torch.randn(20_000, 2, dtype=torch.float64, generator=draw)
+    x = torch.randn(10_000, 2, dtype=torch.float64, generator=draw)
     x = math.sqrt(0.3) * x / x.square().mean().sqrt()  # variance 0.3 to the last digit
     with torch.no_grad():
         return exact.double().bound(x).mean().item()
 
 
-step_counts = [10, 20, 50, 100, 300, 1000]
+step_counts = [10, 100, 1000]
 bounds = [linear_gaussian_bound(steps) for steps in step_counts]
 turned = [bound - 2 * 2 * math.log(1.5 / 0.5) for bound in bounds]  # + C made into − C, d = 2
 
 for steps, right, wrong in zip(step_counts, bounds, turned, strict=True):
-    if steps in (10, 100, 1000):
-        print(f"N = {steps:4d}   + d log(g_N/g_0): {right:5.2f}   sign turned: {wrong:5.2f}")
+    print(f"N = {steps:4d}   + d log(g_N/g_0): {right:5.2f}   sign turned: {wrong:5.2f}")
 print(f"truth      {truth:.3f} nats")
 verdict(
     "least distance above the truth", min(bounds) - truth, "nats", above=0, below=0.02, form=".3f"
@@ -473,7 +472,7 @@ eight, N = toy.load("eight_gaussians", width=0.1), 8
 steps = torch.logspace(math.log10(0.1), math.log10(0.6), N)  # √Δt
 times = torch.cat([torch.zeros(1), steps.square().cumsum(0)])
 page = OnePage(Net(), Score(), times, torch.ones(N + 1))
-train(page, eight, steps=200)
+train(page, eight, steps=150)
 
 test, noise = eight.sample(4000, seed=1), torch.randn(N, 4000, 2)
 samples = page.sample(torch.randn(4000, 2), noise)
@@ -499,7 +498,7 @@ plt.show()
 #
 # **Act one:** the drift stays at zero and only the score learns. That is cheap, since any step can be visited directly
 # without simulating a path (notebook 03). **Act two:** the loss of line 4, drift and score together, on whole paths, with
-# gradients from the stochastic adjoint of notebook 05. `fit(…, warm_start=1300)` does both in one call; here we pause in
+# gradients from the stochastic adjoint of notebook 05. `fit(…, warm_start=1000)` does both in one call; here we pause in
 # between. **Act three** costs nothing: for a finite step the noise of equation 12 is a little too much or too little, and
 # `calibrate` puts in the best value, the root mean square of $x_i$ minus its backward mean.
 #
@@ -519,13 +518,13 @@ def measure(model):
 
 
 clock = time.perf_counter()
-act_one = fit(DDPM.of(model), density, steps=1300, batch_size=800, lr=1e-2)
+act_one = fit(DDPM.of(model), density, steps=1000, batch_size=800, lr=1e-2)
 print(f"act one took {time.perf_counter() - clock:.1f} s")
 first = measure(model)
 
 # %%
 clock = time.perf_counter()
-act_two = fit(model, density, steps=220, batch_size=250, lr=7e-3)
+act_two = fit(model, density, steps=180, batch_size=250, lr=7e-3)
 print(f"act two took {time.perf_counter() - clock:.1f} s")
 second = measure(model)
 model.calibrate(density.sample(5000, seed=2))
