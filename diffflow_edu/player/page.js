@@ -59,7 +59,7 @@ function button(label, content) {
       alignItems: "center",
       justifyContent: "center",
       minWidth: "max(36px, var(--target))",
-      padding: "0 9px",
+      padding: "0 7px",
     },
     { type: "button", ...named(label) },
   );
@@ -81,7 +81,7 @@ function toggleButton(label, content) {
 }
 
 function choice(label, options, chosen = 0) {
-  const made = element("select", { ...KEY, padding: "0 4px" }, named(label));
+  const made = element("select", { ...KEY, padding: "0 2px", maxWidth: "8em" }, named(label));
   options.forEach((text, i) => {
     const option = element("option", { color: "#000", background: "#fff" }, { value: String(i) });
     option.textContent = text;
@@ -105,7 +105,7 @@ function row(...content) {
     display: "flex",
     flexWrap: "wrap",
     alignItems: "center",
-    gap: "8px",
+    gap: "7px",
     marginTop: "8px",
   });
   made.append(...content);
@@ -263,7 +263,7 @@ function build(spec) {
   const dials = spec.dials.map(buildDial);
   const density = toggleButton("density", "density");
   const grid = toggleButton("grid", "grid");
-  const arrows = choice("arrows", ["none", ...spec.fields.kinds]);
+  const arrows = choice("arrows", ["no arrows", ...spec.fields.kinds]);
   arrows.title = "arrows: as long as the square root of the vector, bold where it is longer still";
   const own = toggleButton("each arrow field on its own scale", "own scale");
   const some = (runs) => runs.some((run) => Object.keys(run).length);
@@ -272,7 +272,7 @@ function build(spec) {
   // Controls without anything to show are left out.
   const plane = spec.images ? [] : [trails, density];
   if (some(spec.lattice.runs)) plane.push(grid);
-  if (some(spec.fields.runs)) plane.push(labelled("arrows", arrows), own);
+  if (some(spec.fields.runs)) plane.push(arrows, own);
   if (spec.runs[0].metrics.length) plane.push(curves);
   if (!spec.images) plane.push(labelled("colour", colouring));
   const chosen = spec.images ? [another, clear] : [another, around, futures, clear];

@@ -198,8 +198,9 @@ function render({ model, el }) {
     press(parts.futures, view.fanning);
     parts.around.disabled = view.follow < 0;
     parts.clear.disabled = view.follow < 0 && !view.chosen && !view.fan;
+    // What has nothing to act on is not in the way: the tools of one panel fit one row.
     for (const each of [parts.around, parts.clear, parts.own]) {
-      each.style.opacity = each.disabled ? 0.5 : 1;
+      each.style.display = each.disabled ? "none" : "inline-flex";
     }
     press(parts.more, unfolded);
     parts.more.style.display = presenting ? "inline-flex" : "none";

@@ -65,7 +65,7 @@ def test_arrows_and_density_come_and_go(open_notebook):
     player.locator("canvas").wait_for()
     plain = picture(drawn(player))
     select = player.get_by_role("combobox", name="arrows")
-    names = ["none", "drift f", "score s", "backward drift"]
+    names = ["no arrows", "drift f", "score s", "backward drift"]
     assert select.locator("option").all_inner_texts() == names
     seen = {plain}
     for name in names[1:]:

@@ -53,7 +53,7 @@ def test_images_change_with_time_and_only_their_controls_are_there(notebook):
     names = [b.get_attribute("aria-label") for b in player.get_by_role("button").all()]
     assert names == [
         "step back", "play/pause", "step forward", "play direction: data to noise",
-        "present: fill the screen (f)", "loop", "follow another image", "clear the selection",
+        "present: fill the screen (f)", "loop", "follow another image",
     ]  # fmt: skip
     data = picture(player)
     set_slider(player, 6)

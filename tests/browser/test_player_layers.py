@@ -99,7 +99,7 @@ def test_dials_over_steps_and_training_change_the_picture_without_asking_the_ker
     dial.fill("1")
     many = picture(drawn(player))
     assert many != few
-    player.get_by_role("combobox", name="arrows").select_option(label="none")
+    player.get_by_role("combobox", name="arrows").select_option(label="no arrows")
     assert picture(drawn(player)) != many
 
     # training step, by keyboard: at the data side the samples take shape

@@ -95,7 +95,7 @@ def test_a_box_follows_its_particles_and_an_empty_box_says_so(player):
 
 def test_the_keyboard_follows_a_particle_and_its_region(player):
     page = player.page
-    assert player.get_by_role("button", name="follow the region").is_disabled()
+    assert player.get_by_role("button", name="follow the region").is_hidden()
     player.get_by_role("button", name="follow another particle").focus()
     page.keyboard.press("Enter")
     first = told(player)

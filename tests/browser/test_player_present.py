@@ -158,6 +158,15 @@ def test_a_window_of_720_lines_shows_picture_dials_and_time_together_in_jupyterl
         if button.is_visible()
     }
     assert len(rows) == 2
+    # The key f reaches the player, not JupyterLab, and leads back.
+    for whole in (True, False):
+        player.locator("canvas").focus()
+        notebook.page.keyboard.press("f")
+        notebook.page.wait_for_function(
+            "whole => Boolean(document.fullscreenElement) === whole", arg=whole
+        )
+        assert on_the_whole_screen(drawn(player)) is whole
+    assert notebook.page.locator(".jp-Notebook .jp-CodeCell").count() == 3
     assert notebook.complaints == []
 
 
