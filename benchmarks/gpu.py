@@ -373,7 +373,7 @@ def day(
             print(name, json.dumps(found), flush=True)
             take_along(name, runs, out, images.load(training.config.images).shape, device)
     keep()
-    return results
+    return read_json(runs / "gpu.json")
 
 
 def wrong(results: dict[str, Any]) -> list[str]:
