@@ -150,7 +150,7 @@ def test_time_that_is_up_within_a_step_or_a_look_ends_a_run_before_the_next_eval
     clock, run, calls = Evaluations(monkeypatch), tmp_path / "run", 0
     config = Config(**SMALL, steps=(2, 3), warm_start=2)
     # Before a stage data and model are looked at with 19 evaluations at most, which are not given
-    # up, and nor is the first look of a call, 13, or the end of a stage that a call finds there, 19.
+    # up; nor is the first look of a call, 13, or the end of a stage that a call finds there, 19.
     # A step takes up to 10: no call is too short for it.
     while (model := train(config, run, minutes=45 / 60, look_every=2)) is None:
         calls += 1

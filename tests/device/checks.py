@@ -525,7 +525,8 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr("diffflow_edu.scale.END", 20)
 
 
-def test_the_benchmark_of_a_gpu_runs_on_the_device(device, tmp_path, few_pictures):
+def test_the_benchmark_of_a_gpu_runs_on_the_device(device, tmp_path, monkeypatch, few_pictures):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it has none
     trainings = {"digits-diffflow-2": gpu.MINIATURE.trainings["digits-diffflow-2"]}
     plan = replace(gpu.MINIATURE, trainings=trainings)
     found = gpu.day(plan, device, tmp_path, tmp_path / "out", accelerator=stand_in(device))
