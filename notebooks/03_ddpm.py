@@ -14,7 +14,7 @@
 # %% [markdown]
 # # DDPM and the reverse SDE
 #
-# We turn five rings into noise, derive the way back, learn it, and count every nat it costs.
+# Five rings become noise; the way back is derived, learned, and counted in nats.
 #
 # ## What you will learn
 #
@@ -439,8 +439,7 @@ verdict("the posterior's costs at least", least, "nats", above=2, exact=True)
 #
 # The score grows like $1/\sigma$ towards the data; the noise stays of order one, which a network learns more easily. And $N$
 # times the term of a *random* step of a *random* particle, plus the prior, is an unbiased estimate of the bound: that
-# is the training loop. Ho et al. drop the factor in front for nicer images, $L_\text{simple}$; we keep it, since we count
-# nats. (The appendix has other predictions.) A check with the numbers of section 3:
+# is the training loop. Ho et al. drop the factor in front, $L_\text{simple}$; we count nats and keep it. (The appendix has other predictions.) A check with the numbers of section 3:
 
 # %%
 predicted = -sigma[i + 1] * score
@@ -668,8 +667,8 @@ play(
 # Under linear β nothing can be seen for most of the way, then the rings have to appear in a few steps, and stay wide. On
 # the log-SNR grid they appear about half-way, and the other steps make them thin.
 #
-# **An open question.** Change `r_max` of the log-SNR grid from 4 to 1.5 or to 20 (section 5): predict what happens to the
-# gap, to the prior and to the leak; measure; explain.
+# **An open question.** Change `r_max` of the log-SNR grid to 1.5 or to 20 (section 5): predict gap, prior and leak,
+# measure, explain.
 #
 # ## What to remember
 #

@@ -136,7 +136,8 @@ plt.show()
 # for either drift, and little is left to gain.
 #
 # (Without any noise the free drift is a flow, and the panel on the right is its bridge between modes, notebook 01. This
-# drift is good for little noise; for much noise others are better, at least the fixed one. The best Gaussian here has its own width at every $x_1$; the models below have one width a step and pay more.)
+# drift is good for little noise; for much noise others are better, at least the fixed one. The best Gaussian here has its
+# own width at every $x_1$; the models below have one width a step and pay more.)
 #
 # ## 2. Two SDEs in steps
 #
