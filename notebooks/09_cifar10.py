@@ -23,8 +23,7 @@
 # - Two ways in which bits/dim go wrong, **spikes** and **padding**, and why the paper's 3.04 cannot be traced.
 # - Why a chain must **start where it ends**, and how the spectrum of the data says how much noise that takes.
 # - What **FID** cannot see: two sets may be close in features and look entirely different.
-# - The **cost ledger** of a DiffFlow on CIFAR-10: parameters, FLOPs, memory at $N$ steps, pictures a GPU-hour.
-# - The command that trains it, stops, goes on, and spreads over several GPUs.
+# - The **cost** of a DiffFlow on CIFAR-10 (weights, FLOPs, memory, pictures a GPU-hour), and the command that trains it, stops and goes on.
 #
 # **Time and memory:** about 15 s of processor time (slower machines need up to three times that), and 800 MB. Nothing is downloaded and nothing is trained, unless there is
 # a GPU: then the last section trains on CIFAR-10 for five minutes, after a download of 170 MB.
