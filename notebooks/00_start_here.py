@@ -450,12 +450,14 @@ exercises.check_walk_back(walk_back)
 # | 02 | [Scores and Langevin](02_scores_and_langevin.ipynb) | random walks, entropy and KL, and what a score is | ready |
 # | 03 | [DDPM and the reverse SDE](03_ddpm.ipynb) | the way back, derived; the bound, term by term | ready |
 # | **04** | **[DiffFlow](04_diffflow.ipynb)** | **two SDEs, one loss, derived line by line and trained live** | **ready** |
-# | 05 | [The stochastic adjoint and time grids](05_adjoint_and_grids.ipynb) | exact gradients in the memory of one step | ready |
+# | 05 | [The stochastic adjoint](05_adjoint_and_grids.ipynb) | exact gradients in the memory of one step | ready |
 # | 06 | [Three machines, one ring](06_three_machines.ipynb) | the noise dial, and the claims of the paper as a ledger | ready |
 # | 07 | [Likelihood](07_likelihood.ipynb) | one model, three numbers | ready |
 # | 08 | [MNIST](08_mnist.ipynb) | every particle is a picture | ready |
 # | 09 | [CIFAR-10](09_cifar10.ipynb) | colour, and what its numbers can tell | ready |
 # | 10 | After DiffFlow | flow matching, bridges, learned diffusion | to come |
+# | 11 | [Time grids, and the last step](11_time_grids.ipynb) | an excursion from 05 | ready |
+# | 12 | [Real data](12_real_data.ipynb) | an excursion from 07 | ready |
 #
 # ## What to remember
 #

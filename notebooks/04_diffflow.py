@@ -697,5 +697,5 @@ play(
 # - J. Ho, A. Jain and P. Abbeel, *Denoising Diffusion Probabilistic Models*, NeurIPS 2020.
 # - B. Anderson, *Reverse-time diffusion equation models*, 1982, for why the score appears.
 #
-# **What is next.** Act two took exact gradients through whole paths while it stored only the states. How that works, and how to place the time grid, is notebook 05; what happens when the noise
+# **What is next.** Act two took exact gradients through whole paths while it stored only the states. How that works is notebook 05, how to place the time grid notebook 11; what happens when the noise
 # goes to zero is notebook 07 (Theorem 1). The [map of the course](00_start_here.ipynb) shows the way.
