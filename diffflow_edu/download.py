@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffflow_edu.files import name_beside, write_new
-from diffflow_edu.schedules import shortly
 
 VARIABLE = "DIFFFLOW_EDU_DATA"
 
@@ -55,7 +54,7 @@ def data_folder() -> Path | None:
         return None
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{VARIABLE} must name a folder, got {shortly(named)}")
+        raise DataError(f"{VARIABLE} must name a folder, got the path {folder}")
     return folder
 
 

@@ -82,7 +82,7 @@ def test_what_the_readme_says_of_layouts_and_precisions_was_measured(results):
             bf16[kind, name] = round(100 * (1 - half / plain))
         shares = [row["share_of_peak"] for row in rows if row["variant"] == "32 bits"]
         assert max(shares) - min(shares) < 0.1  # as large a part of more products
-    page = " ".join(readme.README.read_text().split())
+    page = " ".join(readme.everything().split())
     assert gains["diffflow", "3×32×32 tiny"] >= 5 and gains["ddpm", "3×32×32 tiny"] >= 5
     low, high = sorted(gains[kind, "3×32×32 tiny"] for kind in benchmark.KINDS)
     assert f"Channels-last gains {in_words(low, high)} % on colour pictures" in page

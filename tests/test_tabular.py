@@ -636,11 +636,11 @@ def test_memory_mapped_rows_are_trained_on_where_they_lie(archive, monkeypatch):
     """`fit` draws from the mapped file itself, and makes at most one passing copy of it."""
     data = tabular.load("bsds300")
     drawn_from = []
-    draw = fit_data.Rows.draw
+    batch = fit_data.Rows.batch
     monkeypatch.setattr(
         fit_data.Rows,
-        "draw",
-        lambda rows, n: drawn_from.append(rows.data.data_ptr()) or draw(rows, n),
+        "batch",
+        lambda rows, n: drawn_from.append(rows.data.data_ptr()) or batch(rows, n),
     )
     with LargeResults(data.train.nbytes) as large:
         fit(Shift(4), data.train, steps=3, batch_size=4)
