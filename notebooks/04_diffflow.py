@@ -114,7 +114,7 @@ for drift, noise, at in (("fixed", 0.95, 0.5), ("free", 0.05, 0.5), ("free", 0.0
     name = f"{drift} drift, noise {noise}:\nfrom $x_1$ = {at}"
     panels.append(figures.Reversal(name, x_0, rows[i], best[i], cost[i].item()))
 figures.reversals(
-    panels, title="Where did a particle come from? Two humps for the fixed drift, one for the free"
+    panels, title="Two humps for the fixed drift; for the free one, nearly always one"
 )
 plt.show()
 curves = {f"{drift} drift": (noises, [a + b for a, b in costs[drift]]) for drift in drifts}

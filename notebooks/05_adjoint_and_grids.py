@@ -24,7 +24,7 @@
 # - That Algorithm 2 is **gradient checkpointing** with one checkpoint a step, and that the adjoint of an ODE solver is not.
 # - How **one network call can serve twice**, and what a gradient then costs: 7, 8, 9 or 12 units a step.
 #
-# **Time and memory:** about 10 s of processor time (slower machines need up to three times that), and 600 MB.
+# **Time and memory:** about 7 s of processor time (slower machines need up to three times that), and 600 MB.
 
 # %%
 import inspect
